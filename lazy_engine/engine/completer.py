@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How finished, failed and answered atoms are completed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskflow import states
+
+from lazy_engine import errors, host, outcome
+from lazy_engine.delay import Delay
+from lazy_engine.engine.action import LazyTaskAction
+from lazy_engine.engine.storage import LazyStorage
+from lazy_engine.ledger import record as r
+
+
+class LazyCompleter(host.HostCompleter):
+    """Completes atoms; a task that answered with a ``Delay`` goes on waiting."""
+
+    def __init__(self, runtime: Any) -> None:
+        super().__init__(runtime)
+        self._lazy_storage: LazyStorage = runtime.storage
+        self._action: LazyTaskAction = runtime.task_action
+
+    def resume(self) -> set[host.Atom]:
+        """Take up what an earlier run left; return atoms to schedule again.
+
+        A failure whose atom is no longer meant to execute has been resolved
+        already, in the very commit that stored it; only others are resolved
+        now, so that no retry controller is asked twice.
+        """
+        unfinished = set()
+        for atom in list(self.host_runtime.atoms()):
+            name = atom.name
+            state = self._lazy_storage.get_atom_state(name)
+            intention = self._lazy_storage.get_atom_intention(name)
+            if state == states.FAILURE and intention == states.EXECUTE and self.resolves:
+                self.resolve(atom, self._lazy_storage.get(name))
+            elif state in (states.RUNNING, states.REVERTING):
+                unfinished.add(atom)
+        if self.resolves:
+            for retry in self.host_runtime.iterate_retries(states.RETRYING):
+                self.host_runtime.retry_subflow(retry)
+        return unfinished
+
+    def complete_future(self, future: Any) -> host.Failure | None:
+        """Complete the atom that a future ran; return a failure to be kept.
+
+        :raises concurrent.futures.CancelledError: it never ran.
+        """
+        atom = future.atom
+        verdict, result = future.result()
+        running = getattr(future, "attempt", None)
+        delay = _delay_in(result)
+        if running is not None and running.made:
+            if delay is not None and delay.belongs_to(running):
+                self._action.wait_for_outside(atom, delay, running)
+                return None
+            self._lazy_storage.end_without_delay(running.name)
+        if delay is not None or _holds_delay(result, running):
+            result = _misuse(atom, running)
+        return self._complete(atom, verdict, result)
+
+    def complete_arrival(self, atom: host.Atom, record: r.DelayRecord) -> host.Failure | None:
+        """Hand an arrived outcome to its task; return a failure to be kept."""
+        self._lazy_storage.absorb(record.key)
+        return self._complete(atom, host.EXECUTED, self.result_of(record))
+
+    def result_of(self, record: r.DelayRecord) -> Any:
+        """Return what a recorded outcome completes its task with."""
+        assert record.outcome is not None
+        payload = self._lazy_storage.ledger.decode(record.outcome)
+        if record.outcome.kind == outcome.RESULT:
+            return payload
+        return outcome.failure_from(
+            payload, flow_uuid=record.key.flow_uuid, task_name=record.task_name
+        )
+
+    def _complete(self, atom: host.Atom, verdict: str, result: Any) -> host.Failure | None:
+        try:
+            self.complete(atom, verdict, result)
+        except errors.ResultNotStorable:
+            # Its own failure, and nobody else's: the turn goes on.
+            result = host.Failure()
+            self.complete(atom, verdict, result)
+        if not isinstance(result, host.Failure):
+            return None
+        return result if self.complete_failure(atom, verdict, result) else None
+
+
+def _delay_in(result: Any) -> Delay | None:
+    if isinstance(result, host.Failure):
+        result = result.exception
+    return result if isinstance(result, Delay) else None
+
+
+def _holds_delay(result: Any, running: Any) -> bool:
+    """Whether a ``Delay`` of this attempt is hidden inside a result."""
+    if running is None or not running.made:
+        return False
+    pending = [result]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Delay):
+            return True
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            pending.extend(item)
+    return False
+
+
+def _misuse(atom: host.Atom, running: Any) -> host.Failure:
+    if running is None:
+        what = f"retry controller '{atom.name}' answered with a Delay: only tasks can wait"
+    else:
+        what = (
+            f"task '{atom.name}' answered with a Delay inside another value, or with one of"
+            " another attempt: return (or raise) the Delay itself, from the attempt that made it"
+        )
+    return host.Failure.from_exception(errors.DelayMisuse(what, task_name=atom.name))

@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lazy engine: runs what can run, and parks what waits for outside."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Generator, Iterable
+from typing import Any, Final
+
+import fasteners
+from automaton import runners
+from taskflow import exceptions as taskflow_exceptions
+from taskflow import states
+
+from lazy_engine import errors, host, rules
+from lazy_engine.delay import DELAYED
+from lazy_engine.engine import machine
+from lazy_engine.engine.option import Options
+from lazy_engine.engine.outbox import Outbox
+from lazy_engine.engine.runtime import LazyRuntime
+from lazy_engine.engine.storage import LazyStorage
+from lazy_engine.ledger import TakeRequest, owner
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.keeper import Hold
+
+LOG = logging.getLogger(__name__)
+
+_FIRST_TRY_SECONDS: Final = 0.02
+_LAST_TRY_SECONDS: Final = 0.25
+
+
+class LazyEngine(host.HostEngine):
+    """Runs a flow until nothing can run; parks it if something waits for outside.
+
+    Load one with ``taskflow.engines.load(flow, engine="lazy")``. It is used
+    like TaskFlow's other engines, and :meth:`run` returns the state it ended in.
+
+    **Options** (as keywords of ``load`` or in a ``lazy://?…`` URI), beside
+    TaskFlow's ``defer_reverts``, ``never_resolve``, ``inject_transient`` and
+    ``gather_statistics``:
+
+    ``executor``
+        ``serial`` (default), ``threads``, or a thread-based
+        :class:`concurrent.futures.Executor`.
+    ``max_workers``
+        how many threads, with ``threads``.
+    ``linger_seconds``
+        stay awake that long for quick answers before parking (default 0).
+    ``lease_seconds``
+        after that long without a sign of life from the engine that owns a
+        flow another one may take it (default 30).
+    """
+
+    NO_RERAISING_STATES = host.HostEngine.NO_RERAISING_STATES | {DELAYED}
+    IGNORABLE_STATES = host.HostEngine.IGNORABLE_STATES | set(machine.META_STATES)
+
+    def __init__(self, flow: Any, flow_detail: Any, backend: Any, options: Any) -> None:
+        super().__init__(flow, flow_detail, backend, options)
+        self._settings = Options.read(self.options)
+        self.use_executor(self._settings.executor)
+        self._known: tuple[int, int] | None = None
+        self._has_run = False
+        self._reset_asked = False
+        self._resumes = False
+        self._lease: r.Lease | None = None
+        self._is_lost = threading.Event()
+        self._wish_noted: str | None = None
+        self._write_lock = threading.Lock()
+        self._idle_since: float | None = None
+
+    # -- parts ------------------------------------------------------------
+
+    @functools.cached_property
+    def storage(self) -> LazyStorage:
+        """Holds the flow's state; nothing reaches the store before the engine runs.
+
+        :raises UnsupportedBackend: the backend cannot hold a ledger.
+        """
+        return LazyStorage(self.host_flow_detail, self.host_backend, self.scope_fetcher)
+
+    def make_runtime(self, compilation: Any) -> LazyRuntime:
+        """Return the runtime for a compiled flow."""
+        task_executor, retry_executor = self.executors
+        return LazyRuntime(
+            compilation,
+            self.storage,
+            Outbox(self.atom_notifier),
+            task_executor,
+            retry_executor,
+            options=self.options,
+        )
+
+    @property
+    def _runtime_parts(self) -> LazyRuntime:
+        parts: LazyRuntime = self.host_runtime
+        return parts
+
+    # -- running ----------------------------------------------------------
+
+    def run(self, timeout: float | None = None) -> str:
+        """Run the flow until it ends, is suspended, or waits for outside.
+
+        :param timeout: seconds that one wait for running tasks lasts at most.
+        :returns: ``"SUCCESS"``, ``"DELAYED"`` or ``"SUSPENDED"``.
+        :raises FlowBusy: somebody else runs the flow.
+        :raises FlowSuspended: it was suspended by request.
+        :raises FlowIncident: the flow's code does not fit what is stored.
+        :raises Fenced: somebody else took the flow over meanwhile.
+        :raises StoreUnavailable: the store failed; the flow can be run again.
+
+        The failures of tasks are raised as TaskFlow's engines raise them.
+        """
+        with fasteners.try_lock(self.engine_lock) as was_locked:
+            if not was_locked:
+                raise taskflow_exceptions.ExecutionFailure(
+                    "this engine is running already, in another thread"
+                )
+            for _state in self.run_iter(timeout=timeout):
+                pass
+        return str(self.storage.get_flow_state())
+
+    def run_iter(self, timeout: float | None = None) -> Generator[str, Any, None]:
+        """Run the flow state by state; see :meth:`run` for what is raised.
+
+        Yields the states of the machine; the last one may be ``"DELAYED"``.
+        Sending a true value asks for suspension. Closing the generator lets
+        running tasks finish, writes down what they did, and gives the flow up.
+        A generator left alone for longer than a lease loses the flow.
+        """
+        self.compile()
+        self.prepare()
+        self.validate()
+        ended = self._take()
+        if ended is not None:
+            yield from self._report(ended)
+            return
+        hold = self._make_hold()
+        keeper = self.storage.ledger.keeper
+        keeper.hold(hold)
+        try:
+            yield from self._drive(timeout)
+        finally:
+            keeper.let_go(hold)
+            self._give_up()
+
+    def _drive(self, timeout: float | None) -> Generator[str, Any, None]:
+        task_executor, retry_executor = self.executors
+        statistics = self.statistics
+        statistics.clear()
+        started = time.monotonic()
+        with _started(task_executor), _started(retry_executor):
+            try:
+                self.change_state(states.RUNNING)
+                driven = machine.Machine(
+                    self._runtime_parts,
+                    self,
+                    statistics,
+                    timeout=timeout,
+                    linger_seconds=self._settings.linger_seconds,
+                    gathers_statistics=self.gathers_statistics,
+                )
+                yield from self._iterate(driven)
+            finally:
+                self._runtime_parts.notifier.discard()
+                if self.gathers_statistics:
+                    statistics["active_for"] = time.monotonic() - started
+
+    def _iterate(self, driven: machine.Machine) -> Generator[str, Any, None]:
+        is_closed = False
+        state = machine.UNDEFINED
+        for _old, state in runners.FiniteRunner(driven.finite).run_iter(machine.START):
+            if state in machine.META_STATES or is_closed or state == states.FAILURE:
+                continue
+            if state in machine.TERMINAL:
+                self._conclude(state)
+            try:
+                self._idle_since = time.monotonic()
+                if (yield state):
+                    self.suspend()
+            except GeneratorExit:
+                is_closed = True
+                if state not in machine.TERMINAL:
+                    self.suspend()
+            finally:
+                self._idle_since = None
+        if is_closed:
+            if self._lease is not None:
+                self._conclude(state)
+            return
+        if state == states.FAILURE:
+            self._conclude(state)
+            host.Failure.reraise_if_any(driven.memory.failures)
+        if state not in self.NO_RERAISING_STATES:
+            self._raise_failures()
+
+    def _conclude(self, state: str) -> None:
+        """Note, in memory and to listeners, the end that has been committed."""
+        self.change_state(state)
+        self.storage.settle()
+
+    def _raise_failures(self) -> None:
+        found = itertools.chain(
+            self.storage.get_execute_failures().values(),
+            self.storage.get_revert_failures().values(),
+        )
+        host.Failure.reraise_if_any(found)
+
+    def _report(self, record: r.FlowRecord) -> Generator[str, Any, None]:
+        """Report the end of a flow that had ended before; write nothing."""
+        fresh = self.storage.ledger.detail(record.flow_uuid)
+        if fresh is not None:
+            self.storage.start_over(fresh)
+        LOG.info("flow %s has ended already: %s", record.flow_uuid, record.state)
+        yield record.state
+        if record.state not in self.NO_RERAISING_STATES:
+            self._raise_failures()
+
+    # -- resetting and suspending -----------------------------------------
+
+    def reset(self) -> None:
+        """Make a flow that has ended runnable from its beginning.
+
+        Takes effect when the engine runs.
+
+        :raises taskflow.exceptions.InvalidState: the flow has not ended.
+        """
+        rules.moves(self.storage.get_flow_state(), states.PENDING)
+        super().reset()
+        self._reset_asked = True
+
+    def resume_suspended(self) -> None:
+        """Let the next run go on with a flow that was suspended by request."""
+        self._resumes = True
+
+    # -- owning the flow --------------------------------------------------
+
+    def _take(self) -> r.FlowRecord | None:
+        """Become the flow's owner; return its record instead if it has ended."""
+        self._is_lost.clear()
+        self._wish_noted = None
+        ledger = self.storage.ledger
+        meta = self.storage.flow_meta or {}
+        request = TakeRequest(
+            flow_uuid=self.storage.flow_uuid,
+            owner=owner.name(),
+            seconds=self._settings.lease_seconds,
+            newcomer=r.Newcomer(
+                flow_name=str(self.storage.flow_name),
+                has_factory="factory" in meta,
+                key_id=ledger.signing_key().key_id,
+            ),
+            known=self._known,
+            may_rerun=self._has_run or self._reset_asked,
+            resumes=self._resumes,
+            is_dead=owner.is_dead,
+        )
+        answer = self._ask(request)
+        if isinstance(answer, r.Refused):
+            return answer.record
+        self._lease = answer.lease
+        try:
+            self._get_ready(answer)
+        except BaseException:
+            self._give_up()
+            raise
+        return None
+
+    def _ask(self, request: TakeRequest) -> r.Taken | r.Refused:
+        give_up_at = time.monotonic() + self._busy_wait_seconds()
+        pause = _FIRST_TRY_SECONDS
+        while True:
+            answer = self.storage.ledger.take(request)
+            if isinstance(answer, r.Taken) or answer.reason == "ended":
+                return answer
+            if answer.reason == "suspended":
+                raise errors.FlowSuspended(
+                    f"flow {request.flow_uuid} is suspended"
+                    + (f" ({answer.record.wish_reason})" if answer.record.wish_reason else "")
+                    + ": Client.resume() or 'lazy-engine resume' lets it go on",
+                    flow_uuid=request.flow_uuid,
+                )
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                raise errors.FlowBusy(
+                    f"flow {request.flow_uuid} is being run by {answer.record.owner}, whose"
+                    f" lease lasts {answer.wait_seconds:.1f} s more: try again later",
+                    flow_uuid=request.flow_uuid,
+                )
+            time.sleep(min(pause, left))
+            pause = min(_LAST_TRY_SECONDS, pause * 1.5)
+
+    def _busy_wait_seconds(self) -> float:
+        patience = self.options.get("busy_wait_seconds")
+        return self._settings.lease_seconds / 2 if patience is None else float(patience)
+
+    def _get_ready(self, taken: r.Taken) -> None:
+        storage = self.storage
+        runtime = self._runtime_parts
+        if taken.detail is not None:
+            storage.start_over(taken.detail)
+            self.ensure_atoms()
+            storage.inject_again()
+        gone = [name for name in storage.delayed_tasks() if not runtime.has_atom(name)]
+        if gone:
+            self._report_gone(gone)
+        is_rerun = storage.get_flow_state() == states.REVERTED
+        if self._reset_asked or is_rerun:
+            if storage.get_flow_state() != states.PENDING:
+                super().reset()
+            self._reset_asked = False
+        self._resumes = False
+        runtime.task_action.signing_key = storage.ledger.signing_key(taken.lease.key_id)
+        runtime.task_action.early = {
+            record.key: runtime.completer.result_of(record)
+            for record in taken.arrivals
+            if record.opened_at is None
+        }
+        self._first_arrivals = [r_ for r_ in taken.arrivals if r_.opened_at is not None]
+
+    def _report_gone(self, names: list[str]) -> None:
+        message = (
+            f"flow {self.storage.flow_uuid} waits in task(s) {', '.join(map(repr, names))},"
+            " which the flow's code no longer has: put them back (same name), then resume"
+        )
+        self.storage.ledger.note_incident(self.storage.flow_uuid, "task gone", message)
+        raise errors.FlowIncident(message, flow_uuid=self.storage.flow_uuid)
+
+    def _make_hold(self) -> Hold:
+        assert self._lease is not None
+        return Hold(
+            lease=self._lease,
+            is_active=self._is_active,
+            on_pulse=self._note_pulse,
+            on_lost=self._is_lost.set,
+            flush=self._flush_progress,
+        )
+
+    def _is_active(self) -> bool:
+        idle_since = self._idle_since
+        return idle_since is None or time.monotonic() - idle_since < self._settings.lease_seconds
+
+    def _note_pulse(self, pulse: r.Pulse) -> None:
+        self._wish_noted = pulse.wish
+
+    def _flush_progress(self) -> None:
+        """Write marks and progress of tasks at work; called by the keeper."""
+        with self._write_lock:
+            if self._lease is None:
+                return
+            changes = self.storage.begun_marks()
+            if changes is not None:
+                self.storage.ledger.commit(self._lease, changes)
+
+    def _give_up(self) -> None:
+        """Release the lease if this run still has it."""
+        with self._write_lock:
+            lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        self._known = None
+        self._has_run = False
+        try:
+            self.storage.ledger.release(lease)
+        except errors.StoreUnavailable as error:
+            LOG.warning("lease of flow %s not given up, it will run out: %s", lease.flow_uuid, error)
+
+    # -- what the machine asks of its owner -------------------------------
+
+    def commit(self, ending: r.Ending | None = None) -> r.Committed:
+        """Write all that is buffered, fenced; for the machine only.
+
+        A crash before the commit leaves the store as the last commit left it,
+        and the tasks run since will run again; a crash after it leaves the
+        turn complete. Only then is the buffer forgotten and anybody told.
+
+        :raises Fenced: there is a newer owner; nothing was written.
+        """
+        with self._write_lock:
+            lease = self._require_lease()
+            changes = self.storage.changes(ending.state if ending else None)
+            done = self.storage.ledger.commit(lease, changes, ending)
+            if done.refused:
+                return done
+            self.storage.settle()
+            self._wish_noted = done.pulse.wish
+            if done.has_ended:
+                self._known = (lease.epoch, lease.commit_number)
+                self._has_run = ending is not None and ending.is_final
+                self._lease = None
+            return done
+
+    def look(self) -> bool:
+        """Ask the ledger whether outcomes came; for the machine only."""
+        lease = self._require_lease()
+        pulse = self.storage.ledger.pulse(lease)
+        has_news = pulse.arrival_number != lease.pulse.arrival_number
+        lease.pulse = pulse
+        self._wish_noted = pulse.wish
+        return has_news
+
+    def check(self) -> None:
+        """Act on what the keeper noted; for the machine only."""
+        self._require_lease()
+        if self._wish_noted is not None and self.storage.get_flow_state() == states.RUNNING:
+            self.suspend()
+
+    def fetch(self) -> Iterable[r.DelayRecord]:
+        """Return the outcomes to absorb; for the machine only."""
+        first, self._first_arrivals = self._first_arrivals, []
+        if first:
+            return first
+        return self.storage.ledger.arrivals(self._require_lease())
+
+    def _require_lease(self) -> r.Lease:
+        if self._is_lost.is_set() or self._lease is None:
+            raise errors.Fenced(
+                f"flow {self.storage.flow_uuid} has a newer owner: this engine wrote nothing"
+                " and stops; the newer owner carries on",
+                flow_uuid=self.storage.flow_uuid,
+            )
+        return self._lease
+
+
+class _started:
+    """Starts an executor, and stops it in the end."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def __enter__(self) -> None:
+        self._executor.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.stop()

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state machine that drives one run of a flow.
+
+It has the states of TaskFlow's own machine in the same order
+(``taskflow/engines/action_engine/builder.py``), and one more end: ``DELAYED``,
+when nothing can run and something waits for outside.
+
+A *turn* is SCHEDULING, WAITING, ANALYZING. All that a turn changes is
+committed once: at its end if it is followed by another, before blocking if it
+has to wait for its tasks, and together with the end of the run otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent import futures
+from typing import Any, Final, Protocol
+
+from automaton import machines
+from futurist import waiters
+from oslo_utils import timeutils
+from taskflow import states
+from taskflow.types import failure as taskflow_failure
+
+from lazy_engine import errors, host
+from lazy_engine.delay import DELAYED
+from lazy_engine.engine.completer import LazyCompleter
+from lazy_engine.engine.storage import LazyStorage
+from lazy_engine.ledger import record as r
+
+LOG = logging.getLogger(__name__)
+
+UNDEFINED: Final = "UNDEFINED"
+GAME_OVER: Final = "GAME_OVER"
+#: States that are not shown to whoever iterates over a run.
+META_STATES: Final = (UNDEFINED, GAME_OVER)
+
+START: Final = "start"
+_SCHEDULE: Final = "schedule_next"
+_WAIT: Final = "wait_finished"
+_ANALYZE: Final = "examine_finished"
+_FINISH: Final = "completed"
+
+#: From, event, to. The documentation's diagram is drawn from this table.
+TRANSITIONS: Final = (
+    (UNDEFINED, START, states.RESUMING),
+    (states.RESUMING, _SCHEDULE, states.SCHEDULING),
+    (states.SCHEDULING, _WAIT, states.WAITING),
+    (states.WAITING, _ANALYZE, states.ANALYZING),
+    (states.ANALYZING, _SCHEDULE, states.SCHEDULING),
+    (states.ANALYZING, _WAIT, states.WAITING),
+    (states.ANALYZING, _FINISH, GAME_OVER),
+    (GAME_OVER, "analyze_again", states.ANALYZING),
+    (GAME_OVER, "delayed", DELAYED),
+    (GAME_OVER, "failed", states.FAILURE),
+    (GAME_OVER, "reverted", states.REVERTED),
+    (GAME_OVER, "success", states.SUCCESS),
+    (GAME_OVER, "suspended", states.SUSPENDED),
+)
+TERMINAL: Final = (
+    DELAYED,
+    states.FAILURE,
+    states.REVERTED,
+    states.SUCCESS,
+    states.SUSPENDED,
+)
+_TIMED: Final = (states.ANALYZING, states.RESUMING, states.SCHEDULING, states.WAITING)
+
+#: Longest uninterrupted wait for futures when the caller gives none.
+_WAIT_SECONDS: Final = 60.0
+#: How often news are looked for while waiting, at first and at most.
+_FIRST_LOOK_SECONDS: Final = 0.01
+_LAST_LOOK_SECONDS: Final = 0.25
+
+
+class Owner(Protocol):
+    """What the machine needs of the engine that owns the flow."""
+
+    def commit(self, ending: r.Ending | None = None) -> r.Committed:
+        """Write the buffer, fenced."""
+
+    def look(self) -> bool:
+        """Ask the ledger whether outcomes came; raise if ownership is lost."""
+
+    def check(self) -> None:
+        """Act on what the keeper noted; raise if ownership is lost."""
+
+    def fetch(self) -> Iterable[r.DelayRecord]:
+        """Return the outcomes to absorb."""
+
+
+@dataclasses.dataclass
+class Memory:
+    """What one run has at hand; of none of it is anything lost with the process."""
+
+    next_up: set[host.Atom] = dataclasses.field(default_factory=set)
+    not_done: set[Any] = dataclasses.field(default_factory=set)
+    done: set[Any] = dataclasses.field(default_factory=set)
+    failures: list[taskflow_failure.Failure] = dataclasses.field(default_factory=list)
+    inbox: deque[r.DelayRecord] = dataclasses.field(default_factory=deque)
+
+    def cancel_futures(self) -> None:
+        """Cancel what has not begun yet."""
+        for future in self.not_done:
+            future.cancel()
+
+
+class Machine:
+    """Drives one run.
+
+    :param runtime: the engine's :class:`~lazy_engine.engine.runtime.LazyRuntime`.
+    :param linger_seconds: how long to stay awake for quick answers.
+    :ivar finite: the automaton; run it from the event :data:`START`.
+    """
+
+    def __init__(
+        self,
+        runtime: Any,
+        owner: Owner,
+        statistics: dict[str, Any],
+        *,
+        timeout: float | None,
+        linger_seconds: float,
+        gathers_statistics: bool,
+    ) -> None:
+        self._runtime = runtime
+        self._storage: LazyStorage = runtime.storage
+        self._completer: LazyCompleter = runtime.completer
+        self._selector = runtime.selector
+        self._outbox = runtime.notifier
+        self._owner = owner
+        self._statistics = statistics
+        self._timeout = _WAIT_SECONDS if timeout is None else timeout
+        self._linger_seconds = linger_seconds
+        self._linger_until: float | None = None
+        self._gathers = gathers_statistics
+        self.memory = Memory()
+        self.finite = self._build()
+
+    def _build(self) -> machines.FiniteMachine:
+        reactions: dict[tuple[str, str], Callable[..., str]] = {
+            (states.RESUMING, START): self._resume,
+            (states.SCHEDULING, _SCHEDULE): self._schedule,
+            (states.WAITING, _WAIT): self._wait,
+            (states.ANALYZING, _ANALYZE): self._analyze,
+            (states.ANALYZING, "analyze_again"): self._analyze,
+            (GAME_OVER, _FINISH): self._game_over,
+        }
+        hooks = _Stopwatches(self._statistics, self.memory).hooks() if self._gathers else {}
+        machine = machines.FiniteMachine()
+        for name in sorted({row[0] for row in TRANSITIONS} | {row[2] for row in TRANSITIONS}):
+            machine.add_state(name, terminal=name in TERMINAL, **hooks)
+        machine.default_start_state = UNDEFINED
+        for start, event, end in TRANSITIONS:
+            machine.add_transition(start, end, event)
+        for (state, event), reaction in reactions.items():
+            machine.add_reaction(state, event, reaction)
+        machine.freeze()
+        return machine
+
+    # -- reactions --------------------------------------------------------
+
+    def _resume(self, _old: str, _new: str, _event: str) -> str:
+        self._outbox.collect()
+        unfinished = self._completer.resume()
+        self._call_off()
+        self.memory.next_up.update(unfinished, self._next_atoms())
+        self.memory.inbox.extend(self._owner.fetch())
+        return _SCHEDULE
+
+    def _schedule(self, _old: str, _new: str, _event: str) -> str:
+        # Whatever the next tasks see must be durable before they start.
+        self._settle_turn()
+        state = self._storage.get_flow_state()
+        if state == states.RUNNING and self.memory.next_up:
+            self._linger_until = None
+            wanted = [atom for atom in self.memory.next_up if self._is_due(atom)]
+            wanted.sort(key=lambda atom: getattr(atom, "priority", 0), reverse=True)
+            self.memory.next_up.clear()
+            scheduled, failures = self._runtime.scheduler.schedule(wanted)
+            self.memory.not_done.update(scheduled)
+            self.memory.failures.extend(failures)
+        elif state == states.SUSPENDING:
+            self.memory.cancel_futures()
+        return _WAIT
+
+    def _wait(self, _old: str, _new: str, _event: str) -> str:
+        memory = self.memory
+        if memory.not_done and not all(future.done() for future in memory.not_done):
+            self._settle_turn()
+            self._wait_for_futures()
+        elif memory.not_done:
+            memory.done.update(memory.not_done)
+            memory.not_done.clear()
+        elif self._lingers():
+            self._linger()
+        return _ANALYZE
+
+    def _analyze(self, _old: str, _new: str, _event: str) -> str:
+        memory = self.memory
+        self._outbox.collect()
+        next_up: set[host.Atom] = set()
+        while memory.done:
+            next_up |= self._complete(memory.done.pop())
+        while memory.inbox and not next_up and not memory.failures:
+            next_up |= self._absorb(memory.inbox.popleft())
+        if next_up or memory.not_done or self._lingers():
+            if not memory.failures:
+                memory.next_up.update(next_up)
+            self._settle_turn()
+        self._owner.check()
+        state = self._storage.get_flow_state()
+        if state == states.RUNNING and not memory.failures:
+            if memory.next_up:
+                return _SCHEDULE
+            if memory.inbox:  # came with the commit just made
+                return self._analyze(_old, _new, _event)
+        if memory.not_done:
+            if state == states.SUSPENDING:
+                memory.cancel_futures()
+            return _WAIT
+        return _WAIT if self._lingers() else _FINISH
+
+    def _game_over(self, _old: str, _new: str, _event: str) -> str:
+        state, event = self._verdict()
+        is_final = state not in (DELAYED, states.SUSPENDED)
+        if state == states.FAILURE:
+            self._call_off_all()
+        ending = r.Ending(state=state, is_final=is_final, absorbs=state != states.SUSPENDED)
+        done = self._commit(ending)
+        if not done.has_ended:
+            self._linger_until = None
+            return "analyze_again"
+        self._outbox.send()
+        return event
+
+    def _verdict(self) -> tuple[str, str]:
+        if self.memory.failures:
+            return states.FAILURE, "failed"
+        is_stopping = self._storage.get_flow_state() == states.SUSPENDING
+        waits = bool(self._storage.delayed_tasks())
+        if self.memory.next_up or any(True for _ in self._next_atoms(decides=False)):
+            return states.SUSPENDED, "suspended"
+        if waits:
+            return (states.SUSPENDED, "suspended") if is_stopping else (DELAYED, "delayed")
+        if self._runtime.is_success():
+            return states.SUCCESS, "success"
+        return states.REVERTED, "reverted"
+
+    # -- atoms ------------------------------------------------------------
+
+    def _next_atoms(
+        self, atom: host.Atom | None = None, *, decides: bool = True
+    ) -> Iterable[host.Atom]:
+        for found, decider in self._selector.iter_next_atoms(atom=atom):
+            if not decides or decider.check_and_affect(self._runtime):
+                yield found
+
+    def _is_due(self, atom: host.Atom) -> bool:
+        """Whether an atom chosen in this turn is still to be scheduled.
+
+        Another atom's failure in the same turn may have changed what is meant
+        to become of it; what never ran has nothing to revert.
+        """
+        state = self._storage.get_atom_state(atom.name)
+        return not (
+            state == states.PENDING
+            and self._storage.get_atom_intention(atom.name) == states.REVERT
+        )
+
+    def _complete(self, future: Any) -> set[host.Atom]:
+        atom = future.atom
+        try:
+            failure = self._completer.complete_future(future)
+        except futures.CancelledError:
+            return set()
+        except errors.LazyEngineError:
+            raise
+        except Exception:
+            LOG.exception("completing atom '%s' failed", atom)
+            self.memory.failures.append(host.Failure())
+            return set()
+        return self._after(atom, failure)
+
+    def _absorb(self, record: r.DelayRecord) -> set[host.Atom]:
+        atom = self._runtime.atom_of(record.key.atom_uuid)
+        if self._storage.get_atom_state(atom.name) != DELAYED:
+            self._outbox.withdraw(atom.name, states.FAILURE)
+        return self._after(atom, self._completer.complete_arrival(atom, record))
+
+    def _after(self, atom: host.Atom, failure: taskflow_failure.Failure | None) -> set[host.Atom]:
+        if self._gathers:
+            self._statistics["completed"] += 1
+        if failure is not None:
+            self.memory.failures.append(failure)
+        elif self._storage.get_atom_state(atom.name) == states.FAILURE and self._gathers:
+            self._statistics["discarded_failures"] += 1
+        if self._storage.get_atom_state(atom.name) == states.FAILURE:
+            self._call_off()
+        if self.memory.failures:
+            return set()
+        try:
+            return set(self._next_atoms(atom))
+        except Exception:
+            # A user's decider may raise anything.
+            LOG.exception("finding what comes after atom '%s' failed", atom)
+            self.memory.failures.append(host.Failure())
+            return set()
+
+    def _call_off(self) -> None:
+        """End the waits of tasks that are to be reverted.
+
+        An outcome that is here already goes first: its task is completed, and
+        then reverted like any other.
+        """
+        for name in self._storage.delayed_tasks():
+            if self._storage.get_atom_intention(name) != states.EXECUTE:
+                self._end_wait(name)
+
+    def _call_off_all(self) -> None:
+        for name in self._storage.delayed_tasks():
+            self._end_wait(name)
+
+    def _end_wait(self, task_name: str) -> None:
+        key = self._storage.delay_key(task_name)
+        atom = self._runtime.atom_of(key.atom_uuid)
+        for record in list(self.memory.inbox):
+            if record.key == key:
+                self.memory.inbox.remove(record)
+                failure = self._completer.complete_arrival(atom, record)
+                if failure is not None:
+                    self.memory.failures.append(failure)
+                return
+        self._runtime.task_action.call_off(atom)
+
+    # -- committing and waiting -------------------------------------------
+
+    def _settle_turn(self) -> None:
+        """Commit what must be durable now, then tell about it."""
+        if self._storage.must_write:
+            self._commit(None)
+        self._outbox.send()
+
+    def _commit(self, ending: r.Ending | None) -> r.Committed:
+        while True:
+            done = self._owner.commit(ending)
+            if not done.refused:
+                self._take_in(done.arrivals)
+                return done
+            # Somebody answered a delay just as it was being called off. The
+            # answer came first; it is absorbed over what was buffered.
+            self._outbox.collect()
+            for record in done.refused:
+                self._absorb(record)
+
+    def _take_in(self, arrivals: Iterable[r.DelayRecord]) -> None:
+        known = {record.key for record in self.memory.inbox}
+        self.memory.inbox.extend(record for record in arrivals if record.key not in known)
+
+    def _lingers(self) -> bool:
+        """Whether to stay awake a little for quick answers."""
+        if (
+            not self._linger_seconds
+            or self.memory.failures
+            or self.memory.next_up
+            or self._storage.get_flow_state() != states.RUNNING
+            or not self._storage.delayed_tasks()
+        ):
+            return False
+        if self._linger_until is None:
+            self._linger_until = time.monotonic() + self._linger_seconds
+        return time.monotonic() < self._linger_until
+
+    def _wait_for_futures(self) -> None:
+        """Wait until a task is done, outcomes came, or the caller's time is up."""
+        memory = self.memory
+        end = time.monotonic() + self._timeout
+        for pause in _pauses():
+            left = 0.0 if memory.inbox else end - time.monotonic()
+            seconds = max(0.0, min(pause, left))
+            done, memory.not_done = waiters.wait_for_any(memory.not_done, timeout=seconds)
+            memory.done.update(done)
+            self._owner.check()
+            if self._storage.get_flow_state() != states.RUNNING:
+                memory.cancel_futures()
+            if done or left <= 0 or self._has_news():
+                return
+
+    def _linger(self) -> None:
+        """Stay awake for quick answers, looking ever less often."""
+        for pause in _pauses():
+            left = (self._linger_until or 0.0) - time.monotonic()
+            if left <= 0 or self._has_news():
+                return
+            self._owner.check()
+            if self._storage.get_flow_state() != states.RUNNING:
+                return
+            time.sleep(min(pause, left))
+
+    def _has_news(self) -> bool:
+        if not self._storage.delayed_tasks() or not self._owner.look():
+            return False
+        self._take_in(self._owner.fetch())
+        return bool(self.memory.inbox)
+
+
+def _pauses() -> Iterable[float]:
+    pause = _FIRST_LOOK_SECONDS
+    while True:
+        yield pause
+        pause = min(_LAST_LOOK_SECONDS, pause * 1.5)
+
+
+class _Stopwatches:
+    """Gathers TaskFlow's run statistics."""
+
+    def __init__(self, statistics: dict[str, Any], memory: Memory) -> None:
+        self._statistics = statistics
+        self._memory = memory
+        self._seconds = {state.lower(): 0.0 for state in _TIMED}
+        self._watches = {state: timeutils.StopWatch() for state in _TIMED}
+        statistics.update(
+            seconds_per_state=self._seconds,
+            discarded_failures=0,
+            awaiting=0,
+            completed=0,
+            incomplete=0,
+        )
+
+    def hooks(self) -> dict[str, Callable[[str, str], None]]:
+        """Return what the automaton calls on entering and leaving a state."""
+        return {"on_enter": self._enter, "on_exit": self._leave}
+
+    def _enter(self, state: str, _event: str) -> None:
+        if state in self._watches:
+            self._watches[state].restart()
+
+    def _leave(self, state: str, _event: str) -> None:
+        if state in self._watches:
+            watch = self._watches[state]
+            watch.stop()
+            self._seconds[state.lower()] += watch.elapsed()
+        if state in (states.SCHEDULING, states.WAITING):
+            self._statistics["incomplete"] = len(self._memory.not_done)
+        if state in (states.ANALYZING, states.SCHEDULING):
+            self._statistics["awaiting"] = len(self._memory.next_up)

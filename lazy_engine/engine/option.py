@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a lazy engine, read and checked in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any, Final
+
+from lazy_engine import host
+
+#: How long an owner that shows no sign of life keeps a flow.
+DEFAULT_LEASE_SECONDS: Final = 30.0
+
+_SERIAL: Final = ("serial",)
+_THREADS: Final = ("thread", "threads", "threaded")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a lazy engine can be told when it is loaded.
+
+    :ivar executor: runs the tasks.
+    :ivar linger_seconds: stay awake that long for quick answers before parking.
+    :ivar lease_seconds: after that long without a sign of life from its owner,
+        somebody else may take the flow.
+    """
+
+    executor: host.HostTaskExecutor
+    linger_seconds: float
+    lease_seconds: float
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> Options:
+        """Read engine options, as TaskFlow's loader hands them over.
+
+        :raises ValueError: naming the option and what it takes.
+        :raises TypeError: for an executor that is none, or one of processes.
+        """
+        return cls(
+            executor=_executor(options.get("executor", "serial"), options.get("max_workers")),
+            linger_seconds=_seconds(options, "linger_seconds", 0.0, least=0.0),
+            lease_seconds=_seconds(options, "lease_seconds", DEFAULT_LEASE_SECONDS, least=0.1),
+        )
+
+
+def _seconds(options: Mapping[str, Any], name: str, default: float, *, least: float) -> float:
+    value = options.get(name, default)
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"engine option {name!r} takes seconds, not {value!r}") from None
+    if not least <= seconds < float("inf"):
+        raise ValueError(f"engine option {name!r} must be at least {least:g} seconds, not {value}")
+    return seconds
+
+
+def _executor(wanted: Any, max_workers: Any) -> host.HostTaskExecutor:
+    if max_workers is not None:
+        try:
+            max_workers = int(max_workers)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"engine option 'max_workers' takes a whole number, not {max_workers!r}"
+            ) from None
+    if isinstance(wanted, str):
+        if wanted.lower() in _SERIAL:
+            return host.HostTaskExecutor(is_serial=True)
+        if wanted.lower() in _THREADS:
+            return host.HostTaskExecutor(max_workers=max_workers)
+        raise ValueError(
+            f"engine option 'executor' is {wanted!r}; it takes 'serial', 'threads', or a"
+            " thread-based concurrent.futures executor"
+        )
+    if isinstance(wanted, futures.ProcessPoolExecutor) or not isinstance(wanted, futures.Executor):
+        raise TypeError(
+            f"engine option 'executor' is a {type(wanted).__name__}; it takes 'serial',"
+            " 'threads', or a thread-based concurrent.futures executor (tasks cannot run in"
+            " processes, in TaskFlow's own engines either)"
+        )
+    return host.HostTaskExecutor(given=wanted)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of an engine that one compiled flow is run with."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from lazy_engine import host
+from lazy_engine.engine.action import LazyTaskAction
+from lazy_engine.engine.completer import LazyCompleter
+
+
+class LazyRuntime(host.HostRuntime):
+    """TaskFlow's runtime with the lazy engine's parts in it."""
+
+    @functools.cached_property
+    def task_action(self) -> LazyTaskAction:
+        """Schedules and completes tasks."""
+        return LazyTaskAction(self.storage, self.notifier, self.task_executor)
+
+    @functools.cached_property
+    def retry_action(self) -> Any:
+        """Schedules and completes retry controllers."""
+        return self.make_retry_action()
+
+    @functools.cached_property
+    def completer(self) -> LazyCompleter:
+        """Completes atoms."""
+        return LazyCompleter(self)
+
+    @functools.cached_property
+    def _atoms_by_name(self) -> dict[str, host.Atom]:
+        return {atom.name: atom for atom in self.atoms()}
+
+    def has_atom(self, name: str) -> bool:
+        """Whether the compiled flow has an atom of that name."""
+        return name in self._atoms_by_name
+
+    def atom_of(self, atom_uuid: str) -> host.Atom:
+        """Return the atom whose detail has that uuid."""
+        return self._atoms_by_name[self.storage.flow_detail.find(atom_uuid).name]

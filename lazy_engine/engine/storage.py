@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TaskFlow's storage, writing nothing until a turn of the machine is complete.
+
+Every change lands in memory and in a buffer; the engine drains the buffer
+into one fenced commit. What the machine reads back is what it wrote, whether
+that is durable yet or not; what *tasks* see is durable before they start.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from taskflow import states
+from taskflow.persistence import models
+
+from lazy_engine import errors, host, ledger, rules, token
+from lazy_engine.delay import DELAYED, Delay
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
+
+#: Columns that a mark touches.
+_MARKS: Final = frozenset(("state", "meta"))
+
+
+def _is_mark(columns: set[str], state: str) -> bool:
+    """Whether a change says no more than that a task has begun, or how far it is.
+
+    Such a change need not be durable before the engine blocks.
+    """
+    return columns == {"meta"} or (
+        columns <= _MARKS and state in (states.RUNNING, states.REVERTING)
+    )
+
+
+def is_cancelled(failure: host.Failure) -> bool:
+    """Whether an atom's stored failure says that its wait was called off."""
+    return bool(failure.check(errors.DelayCancelled))
+
+
+class LazyStorage(host.HostStorage):
+    """Storage of one engine; see :class:`taskflow.storage.Storage`.
+
+    :ivar ledger: where delays, outcomes and leases are kept.
+    """
+
+    def __init__(self, flow_detail: models.FlowDetail, backend: Any, scope_fetcher: Any) -> None:
+        super().__init__(flow_detail, backend=backend, scope_fetcher=scope_fetcher)
+        self.ledger = ledger.beside(self.backend)
+        self.set_failures_aside(is_cancelled)
+        self._injected: dict[str, Any] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._flow_is_dirty = False
+        self._new: dict[str, None] = {}  # in order of appearance
+        self._dirty: dict[str, set[str]] = collections.defaultdict(set)
+        self._encoded: dict[str, str | None] = {}
+        self._opened: dict[token.DelayKey, r.DelayOpening] = {}
+        self._absorbed: dict[token.DelayKey, None] = {}
+        self._closed: dict[tuple[str, str], r.DelayClosing] = {}
+        self._must_write = False
+
+    # -- what TaskFlow writes ---------------------------------------------
+
+    def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
+        self._flow_is_dirty |= before.state != after.state or before.meta != after.meta
+        for atom in after:
+            if before.find(atom.uuid) is None:
+                self._new[atom.uuid] = None
+                self._must_write = True
+
+    def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
+        changed = {
+            name
+            for name in r.ATOM_COLUMNS
+            if getattr(before, name) is not getattr(after, name)
+            and (name != "meta" or before.meta != after.meta)
+        }
+        if changed:
+            self._dirty[after.uuid] |= changed
+            self._must_write |= not _is_mark(changed, after.state)
+
+    def change_flow_state(self, state: str) -> tuple[bool, str]:
+        """Move the flow to another state, as TaskFlow does, and to and from DELAYED."""
+        with self.lock.write_lock():
+            old_state = self.get_flow_state()
+            if old_state == state or not rules.moves(old_state, state):
+                return (False, old_state)
+            self.set_flow_state(state)
+            return (True, old_state)
+
+    def inject(self, pairs: Mapping[str, Any], transient: bool = False) -> None:
+        """Add values; persistent ones count only where the stored flow has none."""
+        if not transient:
+            self._injected.update(pairs)
+        super().inject(pairs, transient=transient)
+
+    def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
+        """Put an atom's result; see :meth:`taskflow.storage.Storage.save`.
+
+        :raises ResultNotStorable: the store could not keep it; nothing changed.
+        """
+        if state == states.SUCCESS:
+            detail = self.atom_detail(atom_name)
+            self._encoded[detail.uuid] = self.ledger.encode_result(result)
+        super().save(atom_name, result, state=state)
+
+    # -- attempts and delays ----------------------------------------------
+
+    def begin_attempt(self, task_name: str, kind: str) -> token.DelayKey:
+        """Count a new attempt, unless a crash left one unfinished; return its name.
+
+        The caller marks the task as begun next, in the same turn; so count
+        and mark become durable together.
+        """
+        with self.lock.write_lock():
+            detail = self.atom_detail(task_name)
+            number = stored_attempt(detail.meta, kind)
+            begun = states.RUNNING if kind == token.EXECUTE else states.REVERTING
+            if detail.state != begun or number == 0:
+                number += 1
+                attempts = {**(detail.meta.get(META_ATTEMPTS) or {}), kind: number}
+                self.update_atom_metadata(task_name, {META_ATTEMPTS: attempts})
+                if number > 1:
+                    self._close(detail.uuid, kind, number - 1, r.CLOSED_RETRIED)
+            return token.DelayKey(
+                flow_uuid=self.flow_uuid, atom_uuid=detail.uuid, kind=kind, attempt=number
+            )
+
+    def open_delay(self, task_name: str, delay: Delay, key: token.DelayKey) -> None:
+        """Let a task wait for outside."""
+        with self.lock.write_lock():
+            self.set_atom_state(task_name, DELAYED)
+            self._opened[key] = r.DelayOpening(
+                key=key, task_name=task_name, details_text=delay.details_text
+            )
+            self._must_write = True
+
+    def end_without_delay(self, key: token.DelayKey) -> None:
+        """Note that an attempt which made a ``Delay`` ended without one."""
+        self._close(key.atom_uuid, key.kind, key.attempt, r.CLOSED_NOT_DELAYED)
+
+    def absorb(self, key: token.DelayKey) -> None:
+        """Note that a delay's outcome is handed to its task with the next commit."""
+        self._closed.pop((key.atom_uuid, key.kind), None)
+        self._absorbed[key] = None
+        self._must_write = True
+
+    def call_off(self, task_name: str) -> host.Failure:
+        """End a task's wait for outside without an outcome; return what it ends with."""
+        with self.lock.write_lock():
+            detail = self.atom_detail(task_name)
+            failure = host.Failure.from_exception(
+                errors.DelayCancelled(
+                    f"the wait of task '{task_name}' was called off",
+                    flow_uuid=self.flow_uuid,
+                    task_name=task_name,
+                )
+            )
+            key = self.delay_key(task_name)
+            self.put_failure_aside(task_name, states.FAILURE, failure)
+            self._close(detail.uuid, key.kind, key.attempt, r.CLOSED_CANCELLED)
+            return failure
+
+    def _close(self, atom_uuid: str, kind: str, up_to_attempt: int, reason: str) -> None:
+        self._closed[atom_uuid, kind] = r.DelayClosing(
+            atom_uuid=atom_uuid, kind=kind, up_to_attempt=up_to_attempt, reason=reason
+        )
+        self._must_write = True
+
+    def delay_key(self, task_name: str) -> token.DelayKey:
+        """Return the name of the attempt that a waiting task is in."""
+        detail = self.atom_detail(task_name)
+        return token.DelayKey(
+            flow_uuid=self.flow_uuid,
+            atom_uuid=detail.uuid,
+            kind=token.EXECUTE,
+            attempt=stored_attempt(detail.meta, token.EXECUTE),
+        )
+
+    def delayed_tasks(self) -> list[str]:
+        """Return the names of the tasks that wait for outside."""
+        return [atom.name for atom in self.flow_detail if atom.state == DELAYED]
+
+    # -- committing -------------------------------------------------------
+
+    @property
+    def must_write(self) -> bool:
+        """Whether there is anything that must be durable before the engine blocks."""
+        return self._must_write
+
+    def changes(self, ending_state: str | None = None) -> r.Changes:
+        """Return all that is buffered; it stays buffered until :meth:`settle`.
+
+        :param ending_state: the flow's state from now on, if the run ends.
+        """
+        with self.lock.read_lock():
+            open_delays = len(self.delayed_tasks())
+            flow = self.flow_detail.copy(retain_contents=False)
+            flow.state = DELAYED if open_delays else (ending_state or flow.state)
+            return r.Changes(
+                flow=flow,
+                flow_is_dirty=self._flow_is_dirty or bool(self._opened) or ending_state is not None,
+                open_delays=open_delays,
+                atoms=[*self._created(), *self._changed(self._dirty)],
+                opened=list(self._opened.values()),
+                absorbed=list(self._absorbed),
+                closed=list(self._closed.values()),
+            )
+
+    def begun_marks(self) -> r.Changes | None:
+        """Return the buffered marks and progress of tasks at work, if any.
+
+        A task at work has seen nothing that is not durable, so its own marks
+        may be written ahead of the rest of the buffer.
+        """
+        with self.lock.write_lock():
+            if self._new:
+                return None
+            marks = {
+                uuid: columns
+                for uuid, columns in self._dirty.items()
+                if self._detail(uuid).state in (states.RUNNING, states.REVERTING)
+                and columns <= _MARKS
+            }
+            if not marks:
+                return None
+            changes = r.Changes(
+                flow=self.flow_detail.copy(retain_contents=False),
+                open_delays=len(self.delayed_tasks()) - len(self._opened),
+                atoms=[
+                    r.AtomChange(detail=change.detail.copy(), columns=change.columns)
+                    for change in self._changed(marks)
+                ],
+            )
+            for uuid in marks:
+                del self._dirty[uuid]
+            return changes
+
+    def _detail(self, uuid: str) -> models.AtomDetail:
+        return self.flow_detail.find(uuid)
+
+    def _created(self) -> Iterable[r.AtomChange]:
+        for uuid in self._new:
+            yield r.AtomChange(detail=self._detail(uuid), columns=frozenset(), is_new=True)
+
+    def _changed(self, dirty: Mapping[str, set[str]]) -> Iterable[r.AtomChange]:
+        for uuid, columns in dirty.items():
+            if uuid not in self._new:
+                yield r.AtomChange(
+                    detail=self._detail(uuid),
+                    columns=frozenset(columns),
+                    encoded_results=self._encoded.get(uuid),
+                )
+
+    def settle(self) -> None:
+        """Forget the buffer: all of it has been committed."""
+        self._clear()
+
+    def start_over(self, fresh: models.FlowDetail) -> None:
+        """Throw the buffer away and go by the details as stored."""
+        self.replace_details(fresh, is_cancelled)
+        self._clear()
+
+    def inject_again(self) -> None:
+        """Inject anew what was injected before, where the stored flow has no value."""
+        stored: Mapping[str, Any] = {}
+        if self.knows(self.injector_name):
+            stored = self.atom_detail(self.injector_name).results or {}
+        missing = {name: value for name, value in self._injected.items() if name not in stored}
+        if missing:
+            super().inject(missing)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every part of TaskFlow that lazy_engine uses without it being public.
+
+TaskFlow offers its engines for extension but documents no interface for it.
+The names it keeps to itself are touched in this module and nowhere else, each
+with a contract test (``tests/contract/test_host.py``) that fails when they
+change. Written against taskflow 6.5.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import fasteners
+import futurist
+from taskflow import exceptions as taskflow_exceptions
+from taskflow import storage as taskflow_storage
+from taskflow.engines.action_engine import compiler, completer, executor, runtime
+from taskflow.engines.action_engine import engine as action_engine
+from taskflow.engines.action_engine.actions import retry as retry_action
+from taskflow.engines.action_engine.actions import task as task_action
+from taskflow.persistence import models
+from taskflow.types import failure as taskflow_failure
+
+ATOMS = compiler.ATOMS
+TASK = compiler.TASK
+EXECUTED = executor.EXECUTED
+REVERTED = executor.REVERTED
+
+Atom = Any
+Failure = taskflow_failure.Failure
+
+
+class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow has no types
+    """TaskFlow's storage with its writes diverted.
+
+    Subclasses say what to do with them by :meth:`note_flow` and
+    :meth:`note_atom`; the details in memory change as TaskFlow has them change.
+    """
+
+    def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
+        """Told of every change to the flow detail, before it is made."""
+        raise NotImplementedError
+
+    def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
+        """Told of every change to an atom detail, before it is made."""
+        raise NotImplementedError
+
+    def _with_connection(self, functor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return functor(None, *args, **kwargs)
+
+    def _save_flow_detail(
+        self, _connection: None, before: models.FlowDetail, after: models.FlowDetail
+    ) -> models.FlowDetail:
+        self.note_flow(before, after)
+        before.update(after)
+        return before
+
+    def _save_atom_detail(
+        self, _connection: None, before: models.AtomDetail, after: models.AtomDetail
+    ) -> models.AtomDetail:
+        self.note_atom(before, after)
+        before.update(after)
+        return before
+
+    @property
+    def flow_detail(self) -> models.FlowDetail:
+        """The flow detail in memory."""
+        return self._flowdetail
+
+    def atom_detail(self, atom_name: str) -> models.AtomDetail:
+        """Return an atom's detail in memory, by name."""
+        return self._atomdetail_by_name(atom_name)[0]
+
+    def knows(self, atom_name: str) -> bool:
+        """Whether there is an atom of that name in the details."""
+        return atom_name in self._atom_name_to_uuid
+
+    def put_failure_aside(
+        self, atom_name: str, state: str, failure: taskflow_failure.Failure
+    ) -> None:
+        """Store a failure as an atom's result only.
+
+        It is not counted among the flow's failures: it is neither raised nor
+        shown to other atoms.
+        """
+        with self.lock.write_lock():
+            before, after = self._atomdetail_by_name(atom_name, clone=True)
+            after.put(state, failure)
+            self._save_atom_detail(None, before, after)
+            self._failures[atom_name].clear()
+
+    def replace_details(
+        self,
+        fresh: models.FlowDetail,
+        is_aside: Callable[[taskflow_failure.Failure], bool],
+    ) -> None:
+        """Put other details in place of those in memory and rebuild what hangs on them.
+
+        :param is_aside: says of a stored failure that it was put aside.
+        """
+        with self.lock.write_lock():
+            self._flowdetail.update(fresh)
+            self._atom_name_to_uuid = {atom.name: atom.uuid for atom in fresh}
+            self._failures = {atom.name: _failures_of(atom, is_aside) for atom in fresh}
+            if self.injector_name in self._atom_name_to_uuid:
+                injected = self.atom_detail(self.injector_name)
+                names = {name: name for name in injected.results or ()}
+                self._set_result_mapping(self.injector_name, names)
+
+    def set_failures_aside(self, is_aside: Callable[[taskflow_failure.Failure], bool]) -> None:
+        """Stop counting failures that were put aside when the details were stored."""
+        self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
+
+
+def _failures_of(
+    atom: models.AtomDetail, is_aside: Callable[[taskflow_failure.Failure], bool]
+) -> dict[str, taskflow_failure.Failure]:
+    found = {}
+    if atom.failure is not None and not is_aside(atom.failure):
+        found[taskflow_storage.states.EXECUTE] = atom.failure
+    if atom.revert_failure is not None:
+        found[taskflow_storage.states.REVERT] = atom.revert_failure
+    return found
+
+
+class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]
+    """TaskFlow's way of scheduling and completing tasks."""
+
+    @property
+    def host_storage(self) -> Any:
+        """The engine's storage."""
+        return self._storage
+
+    def notify(self, state: str, details: dict[str, Any]) -> None:
+        """Tell the atom listeners."""
+        self._notifier.notify(state, details)
+
+
+class HostCompleter(completer.Completer):  # type: ignore[misc]
+    """TaskFlow's way of completing atoms and resolving failures."""
+
+    @property
+    def resolves(self) -> bool:
+        """Whether failures are resolved (engine option ``never_resolve``)."""
+        return bool(self._resolve)
+
+    @property
+    def host_runtime(self) -> runtime.Runtime:
+        """The engine's runtime."""
+        return self._runtime
+
+    def resolve(self, atom: Atom, failure: taskflow_failure.Failure) -> None:
+        """Ask the retry controllers what to do, and set intentions accordingly."""
+        self._process_atom_failure(atom, failure)
+
+
+class HostRuntime(runtime.Runtime):  # type: ignore[misc]
+    """TaskFlow's runtime, with its parts exchangeable."""
+
+    @property
+    def notifier(self) -> Any:
+        """Where atom notifications go."""
+        return self._atom_notifier
+
+    @property
+    def task_executor(self) -> executor.TaskExecutor:
+        """What runs the tasks."""
+        return self._task_executor
+
+    @property
+    def retry_executor(self) -> executor.SerialRetryExecutor:
+        """What runs the retry controllers."""
+        return self._retry_executor
+
+    def make_retry_action(self) -> retry_action.RetryAction:
+        """Return TaskFlow's way of scheduling retry controllers."""
+        return retry_action.RetryAction(self.storage, self.notifier, self.retry_executor)
+
+    def atoms(self) -> Iterator[Atom]:
+        """Yield every atom of the flow."""
+        yield from self.iterate_nodes(ATOMS)
+
+
+class ContextExecutor:
+    """An executor whose work runs in a copy of the submitter's context."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Submit work; see :meth:`concurrent.futures.Executor.submit`."""
+        context = contextvars.copy_context()
+        return self._inner.submit(context.run, function, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Shut the executor down; see :meth:`concurrent.futures.Executor.shutdown`."""
+        self._inner.shutdown(wait=wait)
+
+
+class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[misc]
+    """TaskFlow's task executor, running tasks in their submitter's context.
+
+    :param given: the user's own executor, or ``None``.
+    :param is_serial: run tasks one after the other in the engine's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        given: futures.Executor | None = None,
+        is_serial: bool = False,
+        max_workers: int | None = None,
+    ) -> None:
+        wrapped = ContextExecutor(given) if given is not None else None
+        super().__init__(executor=wrapped, max_workers=max_workers)
+        self._is_serial = is_serial
+
+    def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
+        if self._is_serial:
+            return ContextExecutor(futurist.SynchronousExecutor())
+        return ContextExecutor(futurist.ThreadPoolExecutor(max_workers=max_workers))
+
+
+class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]
+    """TaskFlow's engine, with the parts that run a flow left to fill in."""
+
+    def make_runtime(self, compilation: Any) -> HostRuntime:
+        """Return the runtime for a compiled flow."""
+        raise NotImplementedError
+
+    def use_executor(self, task_executor: executor.TaskExecutor) -> None:
+        """Say what runs the tasks."""
+        self._task_executor = task_executor
+
+    @fasteners.locked
+    def compile(self) -> None:
+        """Compile the flow; does nothing the second time."""
+        if not self._compiled:
+            self._compilation = self._check_compilation(self._compiler.compile())
+            self._runtime = self.make_runtime(self._compilation)
+            self._runtime.compile()
+            self._compiled = True
+
+    @fasteners.locked
+    def prepare(self) -> None:
+        """Make sure that every atom has a detail (in memory, for now)."""
+        if not self._compiled:
+            raise taskflow_exceptions.InvalidState(
+                "cannot prepare an engine that has not been compiled: call compile() first"
+            )
+        if not self._storage_ensured:
+            self.change_state(taskflow_storage.states.RESUMING)
+            self._ensure_storage()
+            self.change_state(taskflow_storage.states.SUSPENDED)
+            self._storage_ensured = True
+
+    def ensure_atoms(self) -> None:
+        """Add details for atoms that have none, and inject what they bring along."""
+        self._ensure_storage()
+
+    def change_state(self, state: str) -> None:
+        """Change the flow's state and tell the flow listeners."""
+        self._change_state(state)
+
+    @property
+    def host_runtime(self) -> Any:
+        """The runtime of the compiled flow."""
+        return self._runtime
+
+    @property
+    def engine_lock(self) -> Any:
+        """Held while :meth:`run` runs."""
+        return self._lock
+
+    @property
+    def executors(self) -> tuple[Any, Any]:
+        """What runs tasks and retry controllers; both have ``start`` and ``stop``."""
+        return self._task_executor, self._retry_executor
+
+    @property
+    def gathers_statistics(self) -> bool:
+        """Engine option ``gather_statistics``."""
+        return bool(self._gather_statistics)
+
+    @property
+    def host_flow_detail(self) -> models.FlowDetail:
+        """The flow detail that the engine was made with."""
+        return self._flow_detail
+
+    @property
+    def host_backend(self) -> Any:
+        """The persistence backend that the engine was made with, or ``None``."""
+        return self._backend
+
+    @property
+    def scope_fetcher(self) -> Callable[[str], Iterable[Any] | None]:
+        """Finds, once compiled, where an atom's arguments may come from."""
+
+        def fetch(atom_name: str) -> Any:
+            return self._runtime.fetch_scopes_for(atom_name) if self._compiled else None
+
+        return fetch
+
+

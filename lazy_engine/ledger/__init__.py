@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The durable book of delays, outcomes and leases, beside the flow details."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Final
+
+from taskflow.persistence.backends import impl_memory
+
+from lazy_engine import errors
+from lazy_engine.ledger.keeper import Keeper
+from lazy_engine.ledger.protocol import Guarantees, Ledger, TakeRequest
+
+__all__ = ["Guarantees", "Ledger", "TakeRequest", "beside"]
+
+#: Where a backend carries its ledger: one ledger for each backend object, so
+#: that engines and clients which share a backend share its connections too.
+_ATTRIBUTE: Final = "_lazy_engine_ledger"
+
+
+def beside(backend: Any) -> Ledger:
+    """Return the ledger of a TaskFlow persistence backend; open it if need be.
+
+    :raises UnsupportedBackend: there is no ledger for that kind of backend.
+    :raises StoreUnavailable: the store does not answer or lacks its tables.
+    """
+    ledger: Ledger | None = getattr(backend, _ATTRIBUTE, None)
+    if ledger is None:
+        ledger = _open(backend)
+        ledger.keeper = Keeper(ledger)
+        # Two threads may come here at once; the first one's ledger stays.
+        kept: Ledger = backend.__dict__.setdefault(_ATTRIBUTE, ledger)
+        if kept is not ledger:
+            ledger.close()
+            return kept
+        weakref.finalize(backend, ledger.close)
+    return ledger
+
+
+def _open(backend: Any) -> Ledger:
+    if isinstance(backend, impl_memory.MemoryBackend):
+        from lazy_engine.ledger.memory import MemoryLedger
+
+        return MemoryLedger(weakref.proxy(backend))
+    kind = type(backend).__name__
+    engine = getattr(backend, "engine", None) if kind == "SQLAlchemyBackend" else None
+    if engine is None:
+        raise errors.UnsupportedBackend(
+            f"no ledger for the persistence backend {kind}: lazy_engine keeps one in"
+            " memory, sqlite and postgresql"
+        )
+    if engine.dialect.name not in ("sqlite", "postgresql"):
+        raise errors.UnsupportedBackend(
+            f"no ledger for a {engine.dialect.name} database yet: use sqlite or postgresql"
+        )
+    from lazy_engine.ledger.sql import SqlLedger
+    from lazy_engine.ledger.sql_connection import is_in_memory
+
+    if engine.dialect.name == "sqlite" and is_in_memory(engine.url):
+        raise errors.UnsupportedBackend(
+            "an in-memory SQLite database lives in one connection and isolates nothing:"
+            " give it a file (sqlite:////path/to/flows.db), or use the memory backend"
+        )
+    return SqlLedger(engine)

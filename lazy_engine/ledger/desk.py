@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where deliveries to one flow are received, one after the other.
+
+A desk knows no store: a ledger puts on it what the store says, lets it judge,
+and writes what it then holds. All of it happens inside one transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lazy_engine import rules
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger import record as r
+from lazy_engine.receipt import Disposition
+from lazy_engine.token import DelayKey
+
+#: Key of an atom's ``meta`` under which its count of attempts is kept:
+#: ``{"execute": int, "revert": int}``.
+META_ATTEMPTS = "lazy_attempts"
+
+
+def stored_attempt(meta: Mapping[str, Any], kind: str) -> int:
+    """Return how many attempts an atom has begun, by its stored meta."""
+    return int((meta.get(META_ATTEMPTS) or {}).get(kind, 0))
+
+
+class Desk:
+    """Receives deliveries to one flow.
+
+    :param first_number: the arrival number of the first delivery.
+    :ivar arrived: records that got an outcome here, by key.
+    :ivar late: records that keep a late outcome since here, by key.
+    :ivar calls_for_owner: whether there is an outcome somebody must absorb.
+    """
+
+    def __init__(self, flow: r.FlowRecord, now: int, first_number: int) -> None:
+        self._flow = flow
+        self._now = now
+        self._number = first_number
+        self._delays: dict[DelayKey, r.DelayRecord] = {}
+        self._atoms: Mapping[str, tuple[str, str | None, Mapping[str, Any]]] = {}
+        self.arrived: dict[DelayKey, r.DelayRecord] = {}
+        self.late: dict[DelayKey, r.DelayRecord] = {}
+        self.calls_for_owner = False
+
+    def put_delays(self, delays: Iterable[r.DelayRecord]) -> None:
+        """Lay out the records that exist for the deliveries to come."""
+        self._delays.update((delay.key, delay) for delay in delays)
+
+    def put_atoms(self, atoms: Mapping[str, tuple[str, str | None, Mapping[str, Any]]]) -> None:
+        """Lay out name, state and meta of the atoms concerned, by uuid."""
+        self._atoms = atoms
+
+    def receive(self, delivery: r.Delivery) -> r.Delivered:
+        """Judge one delivery and note what has to be written for it."""
+        key = delivery.key
+        delay = self._delays.get(key)
+        name, state, meta = self._atoms.get(key.atom_uuid, ("", None, {}))
+        disposition = rules.judge(
+            delay,
+            digest=delivery.outcome.digest,
+            flow_is_over=rules.is_over(self._flow),
+            attempt_is_over=rules.attempt_is_over(
+                key.attempt,
+                stored_attempt=stored_attempt(meta, key.kind),
+                stored_state=state,
+                stored_is_delayed=state == DELAYED,
+            ),
+        )
+        if (
+            disposition is Disposition.DUPLICATE
+            and delay is not None
+            and delay.delivery_id == delivery.delivery_id
+        ):
+            # Recorded by this very call, whose connection was lost before
+            # the answer came: what it was then, it is now.
+            disposition = (
+                Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
+            )
+        elif rules.records(disposition):
+            delay = self._record(delivery, delay, name)
+        elif disposition is Disposition.LATE:
+            self._keep_late(delivery, delay, name)
+        if delay is not None and delay.is_unabsorbed and not rules.is_over(self._flow):
+            self.calls_for_owner = True
+        return r.Delivered(
+            disposition=disposition, task_name=name or (delay.task_name if delay else "")
+        )
+
+    def _record(
+        self, delivery: r.Delivery, delay: r.DelayRecord | None, task_name: str
+    ) -> r.DelayRecord:
+        delay = dataclasses.replace(
+            delay or r.DelayRecord(key=delivery.key, task_name=task_name),
+            outcome=delivery.outcome,
+            arrived_at=self._now,
+            arrival_number=self._number,
+            delivery_id=delivery.delivery_id,
+        )
+        self._number += 1
+        self._delays[delivery.key] = self.arrived[delivery.key] = delay
+        return delay
+
+    def _keep_late(
+        self, delivery: r.Delivery, delay: r.DelayRecord | None, task_name: str
+    ) -> None:
+        # Only the first one: whoever holds an old token must not be able to
+        # fill the store with it.
+        if delay is not None and delay.late is None:
+            delay = dataclasses.replace(delay, late=delivery.outcome, late_at=self._now)
+        elif delay is None:
+            delay = r.DelayRecord(
+                key=delivery.key,
+                task_name=task_name,
+                late=delivery.outcome,
+                late_at=self._now,
+                closed_at=self._now,
+                close_reason=r.CLOSED_NOT_DELAYED,
+            )
+        else:
+            return
+        self._delays[delivery.key] = self.late[delivery.key] = delay
+
+
+def next_incident(
+    before: Mapping[str, Any] | None, kind: str, message: str, now: int
+) -> dict[str, Any]:
+    """Return a flow's incident after one more failure to run it."""
+    return {
+        "kind": kind,
+        "message": message[:2000],
+        "first_at": before["first_at"] if before else now,
+        "last_at": now,
+        "count": (before["count"] if before else 0) + 1,
+    }

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every ledger can do, whatever store it is kept in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from taskflow.persistence import models
+
+from lazy_engine import errors
+from lazy_engine.ledger import record as r
+from lazy_engine.outcome import Encoded, Failed, Result
+from lazy_engine.token import Key
+
+if TYPE_CHECKING:
+    from lazy_engine.ledger.keeper import Keeper
+
+#: Largest outcome that a ledger takes, in bytes of canonical JSON.
+MAX_OUTCOME_BYTES: Final = 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantees:
+    """What a kind of store promises; the one test suite selects by it.
+
+    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, …
+    :ivar needs_json: outcomes and results must be JSON.
+    :ivar is_durable: what is committed outlives the process.
+    :ivar is_shared: other processes see it.
+    """
+
+    store: str
+    needs_json: bool
+    is_durable: bool
+    is_shared: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TakeRequest:
+    """A request for the lease of a flow.
+
+    :ivar seconds: length of the lease.
+    :ivar newcomer: makes the flow's first record, if it has none.
+    :ivar known: epoch and commit number after the asker's own last run of the
+        flow; if they still hold, nobody ran it since and nothing is read anew.
+    :ivar may_rerun: take it even though the flow has ended.
+    :ivar resumes: take it even though the flow is suspended, and end that.
+    :ivar is_dead: says whether an owner is known to have died.
+    """
+
+    flow_uuid: str
+    owner: str
+    seconds: float
+    newcomer: r.Newcomer
+    known: tuple[int, int] | None
+    may_rerun: bool
+    resumes: bool
+    is_dead: Callable[[str], bool]
+
+
+class Ledger(Protocol):
+    """The durable book of delays, outcomes and leases of one store.
+
+    Safe to call from any thread. Every writing method is one transaction
+    that begins by writing the flow's own record; it is retried by itself
+    after deadlocks and busy stores, and after a lost connection it finds out
+    whether it had been carried out.
+
+    :raises StoreUnavailable: (every method) the store cannot be reached or
+        refuses; a writing method then says nothing of what is stored.
+    """
+
+    guarantees: Guarantees
+    max_outcome_bytes: int
+    keeper: Keeper
+
+    def encode(self, outcome: Result | Failed) -> Encoded:
+        """Return the stored form; raises if this store could not keep it."""
+
+    def decode(self, encoded: Encoded) -> Any:
+        """Return the payload: a result's value, or a failure's dictionary."""
+
+    def encode_result(self, result: Any) -> str | None:
+        """Encode a task's result; ``None`` if this store needs no encoding.
+
+        :raises ResultNotStorable: the store could not keep it.
+        """
+
+    def signing_key(self, key_id: str | None = None) -> Key:
+        """Return a key; without an id the one for new flows.
+
+        :raises InvalidToken: no such key.
+        """
+
+    def now(self) -> int:
+        """Return the store's time."""
+
+    def submit(self, submission: r.Submission) -> tuple[r.FlowRecord, bool]:
+        """Store a flow unless it is there; returns its record and whether it is new."""
+
+    def take(self, request: TakeRequest) -> r.Taken | r.Refused:
+        """Become the flow's owner: raise the epoch and read the details anew.
+
+        :raises UnknownFlow: no such flow detail is stored.
+        """
+
+    def commit(
+        self, lease: r.Lease, changes: r.Changes, ending: r.Ending | None = None
+    ) -> r.Committed:
+        """Write all of one turn, fenced by the lease's epoch.
+
+        With *ending*: look for outcomes to absorb and, if there are none, end
+        the run and give the lease up, all in the same transaction.
+
+        :raises Fenced: there is a newer owner; nothing was written.
+        """
+
+    def pulse(self, lease: r.Lease) -> r.Pulse:
+        """Look whether anything came for a flow one owns; writes nothing."""
+
+    def arrivals(self, lease: r.Lease) -> Sequence[r.DelayRecord]:
+        """Return the outcomes of opened delays that are not absorbed, oldest first."""
+
+    def renew(self, lease: r.Lease) -> r.Pulse:
+        """Make the lease run anew from now.
+
+        :raises Fenced: there is a newer owner.
+        """
+
+    def release(self, lease: r.Lease) -> None:
+        """Give the lease up as things stand; nothing happens if it is lost."""
+
+    def deliver(
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery], *, rings: bool
+    ) -> r.DeliveredToFlow | None:
+        """Record outcomes of one flow; first outcome wins.
+
+        :param rings: whether the caller can post a doorbell.
+        :returns: ``None`` if the flow has no record.
+        """
+
+    def unring(self, flow_uuid: str) -> None:
+        """Note that a doorbell could not be posted after all."""
+
+    def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
+        """Ask something of the flow's owner, present or next."""
+
+    def set_job(self, flow_uuid: str, name: str, priority: str) -> None:
+        """Note which job first brought the flow; later calls change nothing."""
+
+    def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
+        """Write on the flow that it could not be run."""
+
+    def flow(self, flow_uuid: str) -> r.FlowRecord | None:
+        """Return the flow's record."""
+
+    def detail(self, flow_uuid: str) -> models.FlowDetail | None:
+        """Return the flow detail with all its atoms, as stored."""
+
+    def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
+        """Return every delay that the flow has had, oldest first."""
+
+    def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
+        """Return open delays, oldest first."""
+
+    def purge(self, ended_before: int) -> int:
+        """Delete flows that ended before an instant, with all that is theirs."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def fenced(lease: r.Lease) -> errors.Fenced:
+    """Return the error for an owner that finds itself superseded."""
+    return errors.Fenced(
+        f"flow {lease.flow_uuid} has a newer owner: this engine (epoch {lease.epoch})"
+        " wrote nothing and stops; the newer owner carries on",
+        flow_uuid=lease.flow_uuid,
+    )

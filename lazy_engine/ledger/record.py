@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ledger keeps, as frozen values.
+
+Instants are microseconds since 1970 UTC (``int``), read from the store's own
+clock where it has one. They are compared with each other in the store and
+never with the clock of another host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from taskflow.persistence import models
+
+from lazy_engine.outcome import Encoded
+from lazy_engine.receipt import Disposition
+from lazy_engine.token import DelayKey
+
+#: Version of everything in these records as stored.
+FORMAT: Final = 1
+
+#: A wish is what somebody outside asks of whoever owns the flow.
+WISH_SUSPEND: Final = "suspend"
+
+#: Why a delay was closed.
+CLOSED_CANCELLED: Final = "cancelled"
+CLOSED_RETRIED: Final = "retried"
+CLOSED_ENDED: Final = "ended"
+CLOSED_NOT_DELAYED: Final = "not delayed"
+
+#: Columns of an atom that a change may touch.
+ATOM_COLUMNS: Final = (
+    "state",
+    "intention",
+    "version",
+    "meta",
+    "results",
+    "failure",
+    "revert_results",
+    "revert_failure",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRecord:
+    """One row of ``lazy_flows``.
+
+    :ivar epoch: rises by one each time the lease is taken; fences everybody
+        who took it before.
+    :ivar commit_number: rises by one with each commit of an owner.
+    :ivar owner: who holds the lease, or ``None``.
+    :ivar lease_expires_at: instant, or ``None`` with no owner.
+    :ivar rung_at: when a doorbell was last asked for; cleared by taking the lease.
+    :ivar wish: ``None`` or ``"suspend"``.
+    :ivar incident: ``{"kind", "message", "first_at", "last_at", "count"}`` or ``None``.
+    :ivar state: the flow's state as it is lived.
+    :ivar key_id: signs this flow's tokens, for good.
+    :ivar arrival_number: number of the newest recorded outcome.
+    :ivar has_factory: whether anybody but its author can load the flow again.
+    :ivar open_delays: how many delays wait.
+    """
+
+    flow_uuid: str
+    flow_name: str
+    epoch: int = 0
+    commit_number: int = 0
+    owner: str | None = None
+    lease_expires_at: int | None = None
+    rung_at: int | None = None
+    wish: str | None = None
+    wish_reason: str | None = None
+    incident: Mapping[str, Any] | None = None
+    state: str = "PENDING"
+    key_id: str | None = None
+    arrival_number: int = 0
+    has_factory: bool = False
+    job_name: str | None = None
+    job_priority: str | None = None
+    book_uuid: str | None = None
+    book_name: str | None = None
+    open_delays: int = 0
+    created_at: int = 0
+    changed_at: int = 0
+    ended_at: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DelayRecord:
+    """One row of ``lazy_delays``.
+
+    :ivar opened_at: when the task's ``Delay`` was committed; ``None`` for an
+        outcome that came first.
+    :ivar details_text: canonical JSON from ``Delay(details=…)``.
+    :ivar arrival_number: order of arrival within the flow.
+    :ivar delivery_id: names the call that recorded the outcome, so that this
+        call knows its own work again after a lost connection.
+    :ivar late: the first outcome that came too late, kept for inspection.
+    """
+
+    key: DelayKey
+    task_name: str
+    opened_at: int | None = None
+    details_text: str | None = None
+    outcome: Encoded | None = None
+    arrived_at: int | None = None
+    arrival_number: int | None = None
+    delivery_id: str | None = None
+    absorbed_at: int | None = None
+    closed_at: int | None = None
+    close_reason: str | None = None
+    late: Encoded | None = None
+    late_at: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its task still waits for an outcome to arrive."""
+        return self.opened_at is not None and self.closed_at is None and self.outcome is None
+
+    @property
+    def is_unabsorbed(self) -> bool:
+        """Whether it has an outcome that its task has not got yet."""
+        return self.outcome is not None and self.absorbed_at is None and self.closed_at is None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DelayOpening:
+    """A delay to open with the next commit."""
+
+    key: DelayKey
+    task_name: str
+    details_text: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DelayClosing:
+    """Delays to close with the next commit.
+
+    :ivar up_to_attempt: every attempt of that atom and kind up to this one.
+    """
+
+    atom_uuid: str
+    kind: str
+    up_to_attempt: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AtomChange:
+    """An atom whose stored form must change.
+
+    :ivar detail: the atom detail as it is now.
+    :ivar columns: which of its columns changed; empty for a new atom.
+    :ivar encoded_results: what ``Ledger.encode_result`` made of the results
+        when they were saved, or ``None`` to encode them now.
+    """
+
+    detail: models.AtomDetail
+    columns: frozenset[str]
+    is_new: bool = False
+    encoded_results: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """All that one turn of the machine changes, committed as one.
+
+    :ivar flow: the flow detail, without its atoms and with the state to store.
+    :ivar flow_is_dirty: whether its own row changed.
+    :ivar open_delays: how many delays are open once this is committed.
+    """
+
+    flow: models.FlowDetail
+    flow_is_dirty: bool = False
+    open_delays: int = 0
+    atoms: Sequence[AtomChange] = ()
+    opened: Sequence[DelayOpening] = ()
+    absorbed: Sequence[DelayKey] = ()
+    closed: Sequence[DelayClosing] = ()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.flow_is_dirty or self.atoms or self.opened or self.absorbed or self.closed
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ends.
+
+    :ivar state: the flow's lived state from now on.
+    :ivar is_final: the flow is over: every delay is closed.
+    :ivar absorbs: do not end while an outcome waits to be absorbed.
+    """
+
+    state: str
+    is_final: bool
+    absorbs: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """What an owner learns from every write.
+
+    :ivar arrival_number: newer than the one last seen means outcomes to absorb.
+    """
+
+    wish: str | None
+    arrival_number: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The answer to a commit.
+
+    :ivar has_ended: whether the lease was given up with it; otherwise
+        *arrivals* says why not.
+    :ivar arrivals: outcomes of opened delays that are not absorbed yet.
+    :ivar refused: nothing was written: these delays were to be cancelled, but
+        have got an outcome meanwhile, which must be absorbed first.
+    """
+
+    pulse: Pulse
+    has_ended: bool = False
+    arrivals: Sequence[DelayRecord] = ()
+    refused: Sequence[DelayRecord] = ()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Lease:
+    """Ownership of one flow by one engine, for one run.
+
+    Belongs to the engine that took it; ``commit_number`` and ``pulse`` move.
+
+    :ivar seconds: length of the lease.
+    """
+
+    flow_uuid: str
+    owner: str
+    epoch: int
+    commit_number: int
+    seconds: float
+    key_id: str
+    pulse: Pulse
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The answer to a successful taking of the lease.
+
+    :ivar detail: the flow detail as stored, or ``None`` if the taker proved
+        that nobody ran the flow since it last did (or that nobody ever did).
+    :ivar arrivals: outcomes to absorb, oldest first; with ``opened_at`` of
+        ``None`` those that came before their ``Delay``.
+    :ivar before: the flow's record as it was before.
+    """
+
+    lease: Lease
+    detail: models.FlowDetail | None
+    arrivals: Sequence[DelayRecord]
+    before: FlowRecord | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The answer to a taking that was not granted.
+
+    :ivar reason: ``"busy"``, ``"ended"`` or ``"suspended"``.
+    :ivar wait_seconds: for ``busy``: how long the other lease still runs.
+    """
+
+    reason: str
+    record: FlowRecord
+    wait_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Newcomer:
+    """What a flow's first record is made of, if it has none yet."""
+
+    flow_name: str
+    has_factory: bool
+    key_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One outcome on its way in.
+
+    :ivar delivery_id: names this call.
+    """
+
+    key: DelayKey
+    outcome: Encoded
+    delivery_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What became of one delivery.
+
+    :ivar task_name: empty if the atom is not known (any more).
+    """
+
+    disposition: Disposition
+    task_name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredToFlow:
+    """What became of the deliveries to one flow, and whether to ring.
+
+    :ivar has_owner: a live lease exists.
+    :ivar must_ring: the caller has to post a doorbell now (it is noted as rung).
+    :ivar is_rung: a doorbell is under way already.
+    """
+
+    items: Sequence[Delivered]
+    record: FlowRecord
+    has_owner: bool
+    must_ring: bool
+    is_rung: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A flow to be stored before anybody runs it."""
+
+    detail: models.FlowDetail
+    book: models.LogBook
+    key_id: str
+    is_rung: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Which open delays to list: those after *after*, oldest first."""
+
+    flow_uuid: str | None = None
+    task_name: str | None = None
+    after: tuple[int, str, str, str, int] | None = None
+    limit: int = 100
+
+
+def place_of(record: DelayRecord) -> tuple[int, str, str, str, int]:
+    """Return where a delay stands in the order in which delays are listed."""
+    key = record.key
+    return (record.opened_at or 0, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)

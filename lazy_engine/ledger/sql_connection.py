@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections and transactions of the SQL ledger, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from lazy_engine import errors
+
+T = TypeVar("T")
+
+#: How long one SQLite connection waits for another one's transaction.
+_SQLITE_BUSY_SECONDS: Final = 30.0
+
+#: A transaction that may be tried again is, this often in all.
+_TRIES: Final = 6
+
+#: SQLSTATEs after which the whole transaction may simply be tried again:
+#: serialization failure and deadlock (PostgreSQL, appendix A).
+_RETRY_STATES: Final = ("40001", "40P01")
+
+#: MySQL's numbers for the same: deadlock and lock wait timeout.
+_RETRY_NUMBERS: Final = (1213, 1205)
+
+#: Server states in which a connection is refused for the moment
+#: (PostgreSQL: admin shutdown, crash shutdown, cannot connect now).
+_GONE_STATES: Final = ("57P01", "57P02", "57P03")
+
+_READ_OPTION: Final = "lazy_engine_reads"
+
+
+def is_in_memory(url: sa.URL) -> bool:
+    """Whether a SQLite URL names a database that lives in one connection."""
+    name = url.database or ""
+    return name in ("", ":memory:") or "mode=memory" in str(url)
+
+
+def open_engine(url: sa.URL, shared: sa.Engine) -> sa.Engine:
+    """Return the SQLAlchemy engine to keep a ledger with.
+
+    TaskFlow's own engine serves where it pools connections. For SQLite it
+    opens the file for every write, so the ledger keeps connections of its
+    own, in write-ahead mode, and begins every writing transaction with
+    ``BEGIN IMMEDIATE``: a lock taken at the first write instead would let two
+    transactions read before either writes.
+    """
+    if url.get_backend_name() != "sqlite":
+        return shared
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        poolclass=sa.pool.QueuePool,
+        pool_size=4,
+        max_overflow=-1,
+        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # The driver's own transaction handling is switched off: it would
+        # begin transactions when it sees fit.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reads = connection.get_execution_options().get(_READ_OPTION)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Transactor:
+    """Runs work in transactions and repeats it where that is safe.
+
+    All work of the ledger is safe to repeat: it either finds that it had
+    been carried out, or is the same when done twice.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._pid = os.getpid()
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine, safe to use in this process."""
+        if os.getpid() != self._pid:  # a forked child must not use its parent's connections
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
+        return self._engine
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run *work* in one writing transaction.
+
+        :raises StoreUnavailable: it could not be carried out.
+        """
+
+        def attempt() -> T:
+            with self.engine.connect() as connection, connection.begin():
+                return work(connection)
+
+        return self._repeat(attempt)
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run *work*, which only reads.
+
+        :raises StoreUnavailable: the store cannot be read.
+        """
+
+        def attempt() -> T:
+            with self.engine.connect() as connection:
+                reading = connection.execution_options(**{_READ_OPTION: True})
+                with reading.begin():
+                    return work(reading)
+
+        return self._repeat(attempt)
+
+    def _repeat(self, attempt: Callable[[], T]) -> T:
+        for pause in _pauses():
+            try:
+                return attempt()
+            except sa_exc.SQLAlchemyError as error:
+                if pause is None or not _may_repeat(error):
+                    raise unavailable(error) from _driver_error(error)
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+
+def _pauses() -> Iterator[float | None]:
+    for number in range(_TRIES - 1):
+        yield 0.02 * 3**number * random.uniform(0.5, 1.5)
+    yield None
+
+
+def _driver_error(error: sa_exc.SQLAlchemyError) -> BaseException | None:
+    return getattr(error, "orig", None)
+
+
+def _may_repeat(error: sa_exc.SQLAlchemyError) -> bool:
+    if isinstance(error, sa_exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        original = error.orig
+        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+        if state in _RETRY_STATES or state in _GONE_STATES:
+            return True
+        number = original.args[0] if original is not None and original.args else None
+        if number in _RETRY_NUMBERS:
+            return True
+        return "database is locked" in str(original)
+    return isinstance(error, sa_exc.DisconnectionError)
+
+
+def unavailable(error: sa_exc.SQLAlchemyError) -> errors.StoreUnavailable:
+    """Return the error to raise instead of SQLAlchemy's.
+
+    SQLAlchemy's message holds the statement's parameters; results and
+    outcomes do not belong into logs.
+    """
+    original = _driver_error(error) or error
+    text = str(original).strip().splitlines()[0] if str(original).strip() else ""
+    return errors.StoreUnavailable(f"the store failed: {type(original).__name__}: {text}")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of ``lazy_delays``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.desk import Desk
+from lazy_engine.token import DelayKey
+
+_KEY = ("flow_uuid", "atom_uuid", "kind", "attempt")
+
+#: How many keys one statement looks for; SQLite takes 32,766 values at most.
+_CHUNK = 500
+
+
+class DelayRows:
+    """Reads and writes delays; always inside somebody else's transaction."""
+
+    def __init__(self, table: sa.Table, dialect: str) -> None:
+        self._table = table
+        self._dialect = dialect
+
+    # -- reading ----------------------------------------------------------
+
+    def find(self, connection: sa.Connection, keys: Sequence[DelayKey]) -> list[r.DelayRecord]:
+        """Return the records that exist for keys of one flow."""
+        c = self._table.c
+        found = []
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            rows = connection.execute(
+                sa.select(self._table).where(
+                    c.flow_uuid == chunk[0].flow_uuid,
+                    c.atom_uuid.in_([key.atom_uuid for key in chunk]),
+                )
+            )
+            wanted = set(chunk)
+            records = (sql_row.to_delay(row._mapping) for row in rows)
+            found.extend(record for record in records if record.key in wanted)
+        return found
+
+    def unabsorbed(
+        self, connection: sa.Connection, flow_uuid: str, *, with_early: bool
+    ) -> list[r.DelayRecord]:
+        """Return outcomes to absorb, oldest first.
+
+        :param with_early: also those whose delay has not been opened.
+        """
+        c = self._table.c
+        query = sa.select(self._table).where(
+            c.flow_uuid == flow_uuid,
+            c.outcome_kind.is_not(None),
+            c.absorbed_at.is_(None),
+            c.closed_at.is_(None),
+        )
+        if not with_early:
+            query = query.where(c.opened_at.is_not(None))
+        rows = connection.execute(query.order_by(c.arrival_number))
+        return [sql_row.to_delay(row._mapping) for row in rows]
+
+    def answered(
+        self, connection: sa.Connection, flow_uuid: str, closings: Sequence[r.DelayClosing]
+    ) -> list[r.DelayRecord]:
+        """Return delays among those to be cancelled that have an outcome to absorb."""
+        cancelled = {
+            (closing.atom_uuid, closing.kind, closing.up_to_attempt)
+            for closing in closings
+            if closing.reason == r.CLOSED_CANCELLED
+        }
+        if not cancelled:
+            return []
+        return [
+            record
+            for record in self.unabsorbed(connection, flow_uuid, with_early=False)
+            if (record.key.atom_uuid, record.key.kind, record.key.attempt) in cancelled
+        ]
+
+    def of_flow(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
+        """Return all of a flow's delays, oldest first."""
+        c = self._table.c
+        rows = connection.execute(
+            sa.select(self._table)
+            .where(c.flow_uuid == flow_uuid)
+            .order_by(c.opened_at, c.atom_uuid, c.kind, c.attempt)
+        )
+        return [sql_row.to_delay(row._mapping) for row in rows]
+
+    def waiting(self, connection: sa.Connection, page: r.Page) -> list[r.DelayRecord]:
+        """Return a page of open delays, oldest first."""
+        c = self._table.c
+        order = (c.waiting_at, c.flow_uuid, c.atom_uuid, c.kind, c.attempt)
+        query = sa.select(self._table).where(c.waiting_at.is_not(None))
+        if page.flow_uuid is not None:
+            query = query.where(c.flow_uuid == page.flow_uuid)
+        if page.task_name is not None:
+            query = query.where(c.task_name == page.task_name)
+        if page.after is not None:
+            query = query.where(
+                c.waiting_at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after)
+            )
+        rows = connection.execute(query.order_by(*order).limit(page.limit))
+        return [sql_row.to_delay(row._mapping) for row in rows]
+
+    # -- writing ----------------------------------------------------------
+
+    def apply(
+        self, connection: sa.Connection, flow_uuid: str, changes: r.Changes, now: int
+    ) -> None:
+        """Write a turn's changes to the flow's delays."""
+        c = self._table.c
+        if changes.opened:
+            connection.execute(
+                self._upsert("opened_at", "details"),
+                [
+                    sql_row.from_delay(
+                        r.DelayRecord(
+                            key=opening.key,
+                            task_name=opening.task_name,
+                            opened_at=now,
+                            details_text=opening.details_text,
+                        )
+                    )
+                    for opening in changes.opened
+                ],
+            )
+        if changes.absorbed:
+            connection.execute(
+                sa.update(self._table)
+                .where(*(c[name] == sa.bindparam(f"the_{name}") for name in _KEY))
+                .values(absorbed_at=now, opened_at=sa.func.coalesce(c.opened_at, now)),
+                [_bound(key) for key in changes.absorbed],
+            )
+        for closing in changes.closed:
+            connection.execute(
+                sa.update(self._table)
+                .where(
+                    c.flow_uuid == flow_uuid,
+                    c.atom_uuid == closing.atom_uuid,
+                    c.kind == closing.kind,
+                    c.attempt <= closing.up_to_attempt,
+                    c.closed_at.is_(None),
+                )
+                .values(closed_at=now, close_reason=closing.reason, waiting_at=None)
+            )
+
+    def write_arrivals(self, connection: sa.Connection, desk: Desk) -> None:
+        """Write what a desk has received."""
+        for columns, records in (
+            (
+                (
+                    "outcome_kind",
+                    "outcome_body",
+                    "outcome_digest",
+                    "arrived_at",
+                    "arrival_number",
+                    "delivery_id",
+                    "waiting_at",
+                ),
+                desk.arrived,
+            ),
+            (("late_kind", "late_body", "late_digest", "late_at"), desk.late),
+        ):
+            if records:
+                connection.execute(
+                    self._upsert(*columns),
+                    [sql_row.from_delay(record) for record in records.values()],
+                )
+
+    def close_all(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
+        """Close every delay of a flow that is over."""
+        c = self._table.c
+        connection.execute(
+            sa.update(self._table)
+            .where(c.flow_uuid == flow_uuid, c.closed_at.is_(None))
+            .values(closed_at=now, close_reason=r.CLOSED_ENDED, waiting_at=None)
+        )
+
+    def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
+        """Delete every delay of a flow."""
+        connection.execute(sa.delete(self._table).where(self._table.c.flow_uuid == flow_uuid))
+
+    def _upsert(self, *columns: str) -> Any:
+        """Return an insert that, where the delay has a row, sets *columns* of it."""
+        if self._dialect == "mysql":
+            statement = mysql.insert(self._table)
+            return statement.on_duplicate_key_update(
+                {name: statement.inserted[name] for name in columns}
+            )
+        insert = (postgresql if self._dialect == "postgresql" else sqlite).insert(self._table)
+        return insert.on_conflict_do_update(
+            index_elements=list(_KEY), set_={name: insert.excluded[name] for name in columns}
+        )
+
+
+def _bound(key: DelayKey) -> dict[str, Any]:
+    return {f"the_{name}": getattr(key, name) for name in _KEY}
+
+

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TaskFlow's flow and atom details, written into TaskFlow's own tables.
+
+What is written here, TaskFlow's persistence backends read, and the other way
+round; only how often and in how many transactions differs.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from oslo_serialization import jsonutils
+from taskflow.persistence import models
+
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.sql_schema import Tables
+
+_JSON_COLUMNS = frozenset(
+    ("meta", "results", "failure", "revert_results", "revert_failure")
+)
+
+
+class DetailRows:
+    """Reads and writes the details of flows.
+
+    :param is_strict: the store refuses JSON with NaN in it.
+    """
+
+    def __init__(self, tables: Tables, *, is_strict: bool) -> None:
+        self._tables = tables
+        self._is_strict = is_strict
+
+    def dumps(self, value: Any) -> str | None:
+        """Encode a value as TaskFlow does (``JSONType``); ``None`` is SQL's null.
+
+        :raises TypeError, ValueError: the value cannot be JSON here.
+        """
+        if value is None:
+            return None
+        return jsonutils.dumps(value, allow_nan=not self._is_strict)
+
+    @staticmethod
+    def loads(text: str | None) -> Any:
+        """Decode what :meth:`dumps` wrote."""
+        return None if text is None else json.loads(text)
+
+    def read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
+        """Return a flow's detail with all its atoms."""
+        flows = self._tables.flowdetails
+        found = connection.execute(
+            sa.select(flows.c.uuid, flows.c.name, flows.c.state, flows.c.meta).where(
+                flows.c.uuid == flow_uuid
+            )
+        ).first()
+        if found is None:
+            return None
+        row = dict(found._mapping)
+        row["meta"] = self.loads(row["meta"])
+        detail = models.FlowDetail.from_dict(row)
+        atoms = self._tables.atomdetails
+        for atom_row in connection.execute(sa.select(atoms).where(atoms.c.parent_uuid == flow_uuid)):
+            detail.add(self._atom_from(atom_row._mapping))
+        return detail
+
+    def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:
+        fields = {
+            name: self.loads(value) if name in _JSON_COLUMNS else value
+            for name, value in row.items()
+        }
+        return models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
+
+    def parent(self, connection: sa.Connection, flow_uuid: str) -> tuple[str | None, str | None] | None:
+        """Return uuid and name of a flow's logbook; ``None`` without such a flow."""
+        flows, books = self._tables.flowdetails, self._tables.logbooks
+        row = connection.execute(
+            sa.select(flows.c.parent_uuid, books.c.name)
+            .select_from(flows.outerjoin(books, flows.c.parent_uuid == books.c.uuid))
+            .where(flows.c.uuid == flow_uuid)
+        ).first()
+        return None if row is None else (row[0], row[1])
+
+    def atom_states(
+        self, connection: sa.Connection, atom_uuids: Iterable[str]
+    ) -> Mapping[str, tuple[str, str | None, Mapping[str, Any]]]:
+        """Return name, state and meta of atoms, by uuid."""
+        atoms = self._tables.atomdetails
+        rows = connection.execute(
+            sa.select(atoms.c.uuid, atoms.c.name, atoms.c.state, atoms.c.meta).where(
+                atoms.c.uuid.in_(list(atom_uuids))
+            )
+        )
+        return {row[0]: (row[1], row[2], self.loads(row[3]) or {}) for row in rows}
+
+    def insert(
+        self, connection: sa.Connection, detail: models.FlowDetail, book: models.LogBook
+    ) -> None:
+        """Store a new flow detail (without atoms) in a logbook of its own."""
+        now = _utc_now()
+        connection.execute(
+            sa.insert(self._tables.logbooks),
+            {
+                "uuid": book.uuid,
+                "name": book.name,
+                "meta": self.dumps(book.meta),
+                "created_at": now,
+            },
+        )
+        connection.execute(
+            sa.insert(self._tables.flowdetails),
+            {
+                "uuid": detail.uuid,
+                "name": detail.name,
+                "meta": self.dumps(detail.meta),
+                "state": detail.state,
+                "parent_uuid": book.uuid,
+                "created_at": now,
+            },
+        )
+
+    def write(self, connection: sa.Connection, changes: r.Changes) -> None:
+        """Write a turn's changes to the flow's details."""
+        now = _utc_now()
+        if changes.flow_is_dirty:
+            flows = self._tables.flowdetails
+            connection.execute(
+                sa.update(flows).where(flows.c.uuid == changes.flow.uuid),
+                {
+                    "state": changes.flow.state,
+                    "meta": self.dumps(changes.flow.meta),
+                    "updated_at": now,
+                },
+            )
+        created = [change for change in changes.atoms if change.is_new]
+        if created:
+            connection.execute(
+                sa.insert(self._tables.atomdetails),
+                [self._created_row(change, changes.flow.uuid, now) for change in created],
+            )
+        by_columns: dict[frozenset[str], list[r.AtomChange]] = collections.defaultdict(list)
+        for change in changes.atoms:
+            if not change.is_new and change.columns:
+                by_columns[change.columns].append(change)
+        for columns, group in by_columns.items():
+            self._update(connection, sorted(columns), group, now)
+
+    def _created_row(
+        self, change: r.AtomChange, flow_uuid: str, now: datetime.datetime
+    ) -> dict[str, Any]:
+        detail = change.detail
+        row = self._encode(change, r.ATOM_COLUMNS)
+        row.update(
+            uuid=detail.uuid,
+            name=detail.name,
+            parent_uuid=flow_uuid,
+            atom_type=models.atom_detail_type(detail),
+            created_at=now,
+        )
+        return row
+
+    def _update(
+        self,
+        connection: sa.Connection,
+        columns: list[str],
+        changes: list[r.AtomChange],
+        now: datetime.datetime,
+    ) -> None:
+        atoms = self._tables.atomdetails
+        statement = (
+            sa.update(atoms)
+            .where(atoms.c.uuid == sa.bindparam("the_uuid"))
+            .values({name: sa.bindparam(f"the_{name}") for name in [*columns, "updated_at"]})
+        )
+        connection.execute(
+            statement,
+            [
+                {
+                    "the_uuid": change.detail.uuid,
+                    "the_updated_at": now,
+                    **{
+                        f"the_{name}": value
+                        for name, value in self._encode(change, columns).items()
+                    },
+                }
+                for change in changes
+            ],
+        )
+
+    def _encode(self, change: r.AtomChange, columns: Iterable[str]) -> dict[str, Any]:
+        detail = change.detail
+        readers: Mapping[str, Callable[[], Any]] = {
+            "results": lambda: detail.to_dict()["results"],
+            "failure": lambda: detail.failure and detail.failure.to_dict(),
+            "revert_failure": lambda: detail.revert_failure and detail.revert_failure.to_dict(),
+        }
+        row = {}
+        for name in columns:
+            if name == "results" and change.encoded_results is not None:
+                row[name] = change.encoded_results
+                continue
+            value = readers[name]() if name in readers else getattr(detail, name)
+            if name == "version" and value is not None and not isinstance(value, str):
+                value = ".".join(str(part) for part in value)
+            row[name] = self.dumps(value) if name in _JSON_COLUMNS else value
+        return row
+
+    def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
+        """Delete a flow's details, and its logbook if nothing else is in it."""
+        flows, atoms, books = (
+            self._tables.flowdetails,
+            self._tables.atomdetails,
+            self._tables.logbooks,
+        )
+        parent = self.parent(connection, flow_uuid)
+        connection.execute(sa.delete(atoms).where(atoms.c.parent_uuid == flow_uuid))
+        connection.execute(sa.delete(flows).where(flows.c.uuid == flow_uuid))
+        if parent is not None and parent[0] is not None:
+            others = sa.select(flows.c.uuid).where(flows.c.parent_uuid == parent[0]).exists()
+            connection.execute(sa.delete(books).where(books.c.uuid == parent[0]).where(~others))
+
+
+def _utc_now() -> datetime.datetime:
+    # TaskFlow's columns hold naive UTC.
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of ``lazy_flows`` and ``lazy_delays`` to records and back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from lazy_engine.ledger import record as r
+from lazy_engine.outcome import Encoded
+from lazy_engine.token import DelayKey
+
+_FLOW_FIELDS = tuple(name for name in r.FlowRecord.__dataclass_fields__ if name != "incident")
+
+
+def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
+    """Return a function that makes the SQL expression for the store's time.
+
+    Microseconds since 1970 UTC. SQLite has no clock of its own; its users are
+    all on one machine, whose clock serves.
+    """
+    if dialect == "postgresql":
+        return lambda: sa.cast(
+            sa.func.extract("epoch", sa.func.clock_timestamp()) * 1000000, sa.BigInteger
+        )
+    if dialect == "mysql":
+        return lambda: sa.cast(
+            sa.func.unix_timestamp(sa.func.sysdate(sa.literal_column("6"))) * 1000000,
+            sa.BigInteger,
+        )
+    return lambda: sa.literal(time.time_ns() // 1000, sa.BigInteger)
+
+
+def micros(seconds: float) -> int:
+    """Return a duration in microseconds."""
+    return int(seconds * 1e6)
+
+
+def to_flow(row: Mapping[str, Any]) -> r.FlowRecord:
+    """Return the record for a row of ``lazy_flows``."""
+    return r.FlowRecord(
+        **{name: row[name] for name in _FLOW_FIELDS},
+        incident=json.loads(row["incident"]) if row["incident"] else None,
+    )
+
+
+def from_flow(record: r.FlowRecord) -> dict[str, Any]:
+    """Return the row of ``lazy_flows`` for a record."""
+    row = {name: getattr(record, name) for name in _FLOW_FIELDS}
+    row["incident"] = json.dumps(record.incident) if record.incident else None
+    row["format"] = r.FORMAT
+    return row
+
+
+def to_delay(row: Mapping[str, Any]) -> r.DelayRecord:
+    """Return the record for a row of ``lazy_delays``."""
+    return r.DelayRecord(
+        key=DelayKey(
+            flow_uuid=row["flow_uuid"],
+            atom_uuid=row["atom_uuid"],
+            kind=row["kind"],
+            attempt=row["attempt"],
+        ),
+        task_name=row["task_name"],
+        opened_at=row["opened_at"],
+        details_text=row["details"],
+        outcome=_encoded(row, "outcome"),
+        arrived_at=row["arrived_at"],
+        arrival_number=row["arrival_number"],
+        delivery_id=row["delivery_id"],
+        absorbed_at=row["absorbed_at"],
+        closed_at=row["closed_at"],
+        close_reason=row["close_reason"],
+        late=_encoded(row, "late"),
+        late_at=row["late_at"],
+    )
+
+
+def _encoded(row: Mapping[str, Any], prefix: str) -> Encoded | None:
+    kind = row[f"{prefix}_kind"]
+    if kind is None:
+        return None
+    return Encoded(kind, row[f"{prefix}_body"], row[f"{prefix}_digest"])
+
+
+def from_delay(record: r.DelayRecord) -> dict[str, Any]:
+    """Return the row of ``lazy_delays`` for a record."""
+    row: dict[str, Any] = {
+        "flow_uuid": record.key.flow_uuid,
+        "atom_uuid": record.key.atom_uuid,
+        "kind": record.key.kind,
+        "attempt": record.key.attempt,
+        "task_name": record.task_name,
+        "opened_at": record.opened_at,
+        "waiting_at": record.opened_at if record.is_open else None,
+        "details": record.details_text,
+        "arrived_at": record.arrived_at,
+        "arrival_number": record.arrival_number,
+        "delivery_id": record.delivery_id,
+        "absorbed_at": record.absorbed_at,
+        "closed_at": record.closed_at,
+        "close_reason": record.close_reason,
+        "late_at": record.late_at,
+    }
+    for prefix, encoded in (("outcome", record.outcome), ("late", record.late)):
+        row[f"{prefix}_kind"] = encoded.kind if encoded else None
+        row[f"{prefix}_body"] = encoded.body if encoded else None
+        row[f"{prefix}_digest"] = encoded.digest if encoded else None
+    return row

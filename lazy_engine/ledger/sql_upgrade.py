@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making and checking the tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from lazy_engine import errors
+from lazy_engine.ledger.sql_connection import Transactor
+from lazy_engine.ledger.sql_schema import HOST_INDEXES, VERSION, Tables
+
+
+def require_current(transactor: Transactor, tables: Tables) -> None:
+    """Make the ledger's tables if there are none; check them otherwise.
+
+    TaskFlow's own tables must exist: they are made by its backends'
+    ``upgrade()`` and by ``lazy-engine init``.
+
+    :raises StoreUnavailable: TaskFlow's tables are missing, the ledger's
+        cannot be made, or they belong to a newer version.
+    """
+    found = transactor.read(lambda c: _version(c, tables))
+    if found is None:
+        _create(transactor, tables)
+        found = transactor.read(lambda c: _version(c, tables))
+    if found != VERSION:
+        raise errors.StoreUnavailable(
+            f"the store's lazy_* tables have version {found} and this lazy_engine knows"
+            f" {VERSION}: use a lazy_engine that fits the store"
+        )
+
+
+def _version(connection: sa.Connection, tables: Tables) -> int | None:
+    existing = sa.inspect(connection)
+    if not existing.has_table(tables.facts.name):
+        return None
+    value = connection.execute(
+        sa.select(tables.facts.c.value).where(tables.facts.c.name == "schema_version")
+    ).scalar_one_or_none()
+    return None if value is None else int(value)
+
+
+def _create(transactor: Transactor, tables: Tables) -> None:
+    for is_last in (False, True):
+        try:
+            transactor.write(lambda c: _create_in(c, tables))
+        except errors.StoreUnavailable as error:
+            # Two processes may make the tables at the same moment; the one
+            # that comes second fails somewhere, and finds all there.
+            if is_last:
+                raise errors.StoreUnavailable(
+                    f"cannot make the lazy_* tables: {error}; run 'lazy-engine init' once"
+                    " with an account that may create tables"
+                ) from error
+        else:
+            return
+
+
+def _create_in(connection: sa.Connection, tables: Tables) -> None:
+    existing = sa.inspect(connection)
+    if not existing.has_table(tables.atomdetails.name):
+        raise errors.StoreUnavailable(
+            "the store has no TaskFlow tables yet: run 'lazy-engine init', or"
+            " call upgrade() on a connection of the persistence backend"
+        )
+    tables.own.create_all(connection)
+    for name, (table_name, column) in HOST_INDEXES.items():
+        if name not in {index["name"] for index in existing.get_indexes(table_name)}:
+            host: Any = getattr(tables, table_name)
+            connection.execute(
+                sa.schema.CreateIndex(sa.Index(name, host.c[column]), if_not_exists=_can(connection))
+            )
+    facts = tables.facts
+    if _version(connection, tables) is None:
+        connection.execute(sa.insert(facts), {"name": "schema_version", "value": str(VERSION)})
+
+
+def _can(connection: sa.Connection) -> bool:
+    return connection.dialect.name != "mysql"  # MySQL has no CREATE INDEX IF NOT EXISTS
+
+
+def upgrade(backend: Any) -> None:
+    """Make or upgrade TaskFlow's tables, through its own backend.
+
+    :raises StoreUnavailable: the database refuses.
+    """
+    try:
+        connection = backend.get_connection()
+        try:
+            connection.upgrade()
+        finally:
+            connection.close()
+    except sa_exc.SQLAlchemyError as error:
+        from lazy_engine.ledger.sql_connection import unavailable
+
+        raise unavailable(error) from getattr(error, "orig", None)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule of the protocol between owners, deliverers and rings.
+
+Theory of operation
+===================
+
+A flow has at most one *owner*: the engine whose epoch is the flow's newest.
+Taking the lease raises the epoch by one, and every commit names the epoch it
+was made under, so that an owner that was superseded cannot write any more,
+however long it slept. The *expiry* of a lease only says when somebody else
+may take it; it fences nobody.
+
+Deliverers never own anything. They write an outcome beside the flow, in a
+transaction that begins by writing the flow's own record. Owners do the same
+with every commit. So a delivery and a commit of one flow have an order, and
+one of two things is true of a flow that is about to be parked: the delivery
+came first, and the owner sees it and goes on; or the parking came first, and
+the deliverer sees a flow without an owner and rings.
+
+This module knows no I/O and no clock. The ledgers ask it; the documentation's
+tables are drawn from it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskflow import states
+
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger.record import WISH_SUSPEND, DelayRecord, FlowRecord
+from lazy_engine.receipt import Disposition
+
+#: Lived states in which a flow is over.
+FINAL_STATES: Final = frozenset((states.SUCCESS, states.FAILURE, states.REVERTED))
+
+#: How long a doorbell that was asked for counts as under way. Somebody who
+#: died between noting and posting it delays the next ring by at most this.
+RING_FRESH_SECONDS: Final = 60.0
+
+#: Flow states beside TaskFlow's own pairs (``taskflow/states.py``): from, to,
+#: and whether the change is made (or silently left out).
+FLOW_TRANSITIONS: Final = {
+    (states.RUNNING, DELAYED): True,
+    (states.SUSPENDING, DELAYED): True,
+    (DELAYED, states.RUNNING): True,
+    (DELAYED, states.SUSPENDED): False,
+    (DELAYED, states.SUSPENDING): False,
+    (DELAYED, states.RESUMING): False,
+}
+
+
+def moves(old_state: str, new_state: str) -> bool:
+    """Return whether a flow goes from one state to the other.
+
+    :raises taskflow.exceptions.InvalidState: for a pair nobody allows.
+    """
+    try:
+        return FLOW_TRANSITIONS[old_state, new_state]
+    except KeyError:
+        return bool(states.check_flow_transition(old_state, new_state))
+
+
+def has_owner(flow: FlowRecord, now: int) -> bool:
+    """Whether somebody holds a lease that has not run out."""
+    return flow.owner is not None and (flow.lease_expires_at or 0) > now
+
+
+def is_over(flow: FlowRecord) -> bool:
+    """Whether the flow has ended for good."""
+    return flow.state in FINAL_STATES
+
+
+def is_suspended(flow: FlowRecord) -> bool:
+    """Whether somebody asked for the flow to rest until it is resumed."""
+    return flow.wish == WISH_SUSPEND
+
+
+def is_rung(flow: FlowRecord, now: int) -> bool:
+    """Whether a doorbell was asked for so recently that it must be under way."""
+    return flow.rung_at is not None and now - flow.rung_at < RING_FRESH_SECONDS * 1e6
+
+
+def may_ring(flow: FlowRecord, now: int) -> bool:
+    """Whether an outcome for this flow calls for a new doorbell.
+
+    Not while an owner lives (it will see the outcome before it parks), not
+    while another doorbell is under way, and not for a flow that a conductor
+    could not run: suspended, over, or without a factory.
+    """
+    return not (
+        has_owner(flow, now)
+        or is_rung(flow, now)
+        or is_suspended(flow)
+        or is_over(flow)
+        or not flow.has_factory
+    )
+
+
+def attempt_is_over(
+    attempt: int, *, stored_attempt: int, stored_state: str | None, stored_is_delayed: bool
+) -> bool:
+    """Whether an attempt that opened no delay can open one no more.
+
+    The stored attempt may be one behind, since the mark that an attempt has
+    begun need not be durable before the attempt itself ends. So a token for a
+    *later* attempt than the stored one belongs to an attempt that is running
+    now, or that a crash interrupted and that will be executed again.
+    """
+    if attempt != stored_attempt:
+        return attempt < stored_attempt
+    return not stored_is_delayed and stored_state not in (states.RUNNING, states.REVERTING)
+
+
+def judge(
+    delay: DelayRecord | None, *, digest: str, flow_is_over: bool, attempt_is_over: bool
+) -> Disposition:
+    """Say what becomes of an outcome with that digest, in order of precedence.
+
+    :param delay: the delay's record, or ``None`` if there is none (yet).
+    :param attempt_is_over: counts only where there is no record.
+    """
+    if delay is not None and delay.outcome is not None and delay.outcome.digest == digest:
+        return Disposition.DUPLICATE
+    if flow_is_over or (delay is not None and delay.closed_at is not None):
+        return Disposition.LATE
+    if delay is None:
+        return Disposition.LATE if attempt_is_over else Disposition.EARLY
+    if delay.outcome is not None:
+        return Disposition.CONFLICT
+    return Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
+
+
+def records(disposition: Disposition) -> bool:
+    """Whether an outcome so judged becomes the delay's outcome."""
+    return disposition in (Disposition.EARLY, Disposition.ACCEPTED)

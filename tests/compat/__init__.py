@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TaskFlow's own tests, run on the lazy engine."""

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers for tests: each on free ports of 127.0.0.1, in a directory of its own, gone when the tests are.
+
+Every server is a context manager::
+
+    with ZooKeeper(whitelist="srvr") as server:
+        client = KazooClient(server.hosts)
+"""
+
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.process import Server, owned_pids
+from tests.servers.zookeeper import Ensemble, ZooKeeper
+
+__all__ = ["Ensemble", "PostgreSQL", "Server", "ZooKeeper", "owned_pids"]
