@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A TaskFlow engine that waits for the outside world without holding anything."""
 
+from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.errors import (
     DelayCancelled,
@@ -24,8 +25,10 @@ from lazy_engine.errors import (
 )
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Disposition, Receipt
+from lazy_engine.view import FlowView, OpenDelay
 
 __all__ = [
+    "Client",
     "DELAYED",
     "Delay",
     "DelayCancelled",
@@ -38,9 +41,11 @@ __all__ = [
     "FlowCancelled",
     "FlowIncident",
     "FlowSuspended",
+    "FlowView",
     "InvalidToken",
     "LazyEngineError",
     "NotSupportedYet",
+    "OpenDelay",
     "OutcomeNotStorable",
     "OutcomeTooLarge",
     "Receipt",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from lazy_engine import errors
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import Guarantees, Ledger, TakeRequest
 
-__all__ = ["Guarantees", "Ledger", "TakeRequest", "beside"]
+__all__ = ["Guarantees", "Ledger", "TakeRequest", "beside", "upgrade"]
 
 #: Where a backend carries its ledger: one ledger for each backend object, so
 #: that engines and clients which share a backend share its connections too.
@@ -63,3 +64,24 @@ def _open(backend: Any) -> Ledger:
             " give it a file (sqlite:////path/to/flows.db), or use the memory backend"
         )
     return SqlLedger(engine)
+
+
+def upgrade(backend: Any) -> None:
+    """Make or upgrade all tables of a backend: TaskFlow's, then the ledger's.
+
+    Safe to repeat.
+
+    :raises UnsupportedBackend: there is no ledger for that kind of backend.
+    :raises StoreUnavailable: the store does not answer, or refuses.
+    """
+    try:
+        with contextlib.closing(backend.get_connection()) as connection:
+            connection.upgrade()
+    except Exception as error:
+        # TaskFlow lets whatever its drivers raise through when it connects.
+        cause = getattr(error, "orig", None) or error
+        raise errors.StoreUnavailable(
+            f"cannot open the store: {type(cause).__name__}: {cause}; is the server up, and"
+            " are address, database and account right?"
+        ) from cause
+    beside(backend)

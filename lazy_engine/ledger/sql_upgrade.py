@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
 from lazy_engine.ledger.sql_connection import Transactor
@@ -80,20 +79,3 @@ def _create_in(connection: sa.Connection, tables: Tables) -> None:
 
 def _can(connection: sa.Connection) -> bool:
     return connection.dialect.name != "mysql"  # MySQL has no CREATE INDEX IF NOT EXISTS
-
-
-def upgrade(backend: Any) -> None:
-    """Make or upgrade TaskFlow's tables, through its own backend.
-
-    :raises StoreUnavailable: the database refuses.
-    """
-    try:
-        connection = backend.get_connection()
-        try:
-            connection.upgrade()
-        finally:
-            connection.close()
-    except sa_exc.SQLAlchemyError as error:
-        from lazy_engine.ledger.sql_connection import unavailable
-
-        raise unavailable(error) from getattr(error, "orig", None)

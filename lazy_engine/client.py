@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client: what everybody outside the engine uses."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import taskflow.engines
+from taskflow import exceptions as taskflow_exceptions
+from taskflow import states
+from taskflow.persistence import backends, models
+from taskflow.types import failure as taskflow_failure
+
+from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import stored_attempt
+from lazy_engine.outcome import Failed, Result
+from lazy_engine.receipt import Receipt
+
+LOG = logging.getLogger(__name__)
+
+_FIRST_LOOK_SECONDS: Final = 0.02
+_LAST_LOOK_SECONDS: Final = 0.5
+
+
+class Client:
+    """Submits flows, delivers outcomes, and looks at what waits.
+
+    Safe to share between threads. Holds no state of its own.
+
+    :param persistence: a TaskFlow persistence backend, or the configuration of
+        one (its tables are then made if need be). For an engine that was
+        loaded without a backend use ``engine.storage.backend``.
+    :param jobboard: a connected TaskFlow job board; without one nobody is
+        woken, and :meth:`resume` is for the caller to call.
+    :raises UnsupportedBackend: no ledger can be kept there.
+    :raises StoreUnavailable: the store cannot be reached.
+    """
+
+    def __init__(self, persistence: Any, jobboard: Any = None) -> None:
+        self.backend = open_backend(persistence)
+        self._board = jobboard
+        self._ledger = ledger.beside(self.backend)
+
+    # -- submitting -------------------------------------------------------
+
+    def submit(
+        self,
+        factory: str | Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        store: Mapping[str, Any] | None = None,
+        flow_uuid: str | None = None,
+    ) -> str:
+        """Store a flow, and with a job board ask for it to be run.
+
+        :param factory: a function that makes the flow, or its import path.
+        :param args: its positional arguments, strict JSON.
+        :param kwargs: its keyword arguments, strict JSON.
+        :param store: values the flow's tasks need, strict JSON.
+        :param flow_uuid: the same one twice is the same flow: safe to repeat.
+        :returns: the flow's uuid.
+        :raises ImportError, ValueError: the factory cannot be imported by name.
+        :raises OutcomeNotStorable: arguments or values are not strict JSON.
+        """
+        given = {"args": list(args), "kwargs": dict(kwargs or {}), "store": dict(store or {})}
+        for name, value in given.items():
+            outcome.canonical_json(value, what=name)
+        detail = models.FlowDetail("", flow_uuid or str(uuid.uuid4()))
+        taskflow.engines.save_factory_details(detail, factory, given["args"], given["kwargs"])
+        flow = taskflow.engines.flow_from_detail(detail)
+        named = models.FlowDetail(str(flow.name), detail.uuid)
+        named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
+        record, is_new = self._ledger.submit(
+            r.Submission(
+                detail=named,
+                book=models.LogBook(named.name),
+                key_id=self._ledger.signing_key().key_id,
+                is_rung=self._board is not None,
+            )
+        )
+        if self._board is not None and (is_new or record.state == states.PENDING):
+            # Posted again for a flow that nobody has begun: the first poster
+            # may have died in between, and a second doorbell does no harm.
+            doorbell.ring(self._board, record)
+        return named.uuid
+
+    # -- delivering -------------------------------------------------------
+
+    def complete(self, token: str, result: Any = None) -> Receipt:
+        """Deliver a result.
+
+        Durable before this returns, whatever the receipt says.
+
+        :raises InvalidToken: malformed, forged, or of another deployment.
+        :raises UnknownDelay: authentic, but the flow has been purged.
+        :raises OutcomeTooLarge, OutcomeNotStorable: nothing was recorded.
+        :raises StoreUnavailable: nothing is known to be recorded; try again,
+            a second delivery of the same outcome does no harm.
+        """
+        return self._deliver_one(token, Result(result))
+
+    def fail(
+        self,
+        token: str,
+        error: str | BaseException | taskflow_failure.Failure,
+        *,
+        kind: str | None = None,
+        details: Any = None,
+    ) -> Receipt:
+        """Deliver a failure; see :meth:`complete` for what is raised.
+
+        :param kind: joins the failure's type names, so that a retry controller
+            can ask for it.
+        :param details: any strict JSON value.
+        """
+        return self._deliver_one(token, Failed.from_error(error, kind=kind, details=details))
+
+    def deliver_many(
+        self, items: Sequence[tuple[str, Result | Failed]]
+    ) -> list[Receipt | errors.LazyEngineError]:
+        """Deliver many outcomes; a bad item does not touch the others.
+
+        Outcomes for one flow are recorded in one transaction and ring once.
+
+        :returns: for each item, in order, its receipt or what was wrong with it.
+        """
+        answers: list[Receipt | errors.LazyEngineError | None] = [None] * len(items)
+        by_flow: dict[str, list[tuple[int, r.Delivery]]] = {}
+        for index, (text, value) in enumerate(items):
+            try:
+                delivery = self._delivery(text, value)
+            except errors.LazyEngineError as error:
+                answers[index] = error
+            except TypeError as error:
+                answers[index] = errors.OutcomeNotStorable(str(error))
+            else:
+                by_flow.setdefault(delivery.key.flow_uuid, []).append((index, delivery))
+        for flow_uuid, numbered in by_flow.items():
+            try:
+                receipts = self._deliver(flow_uuid, [delivery for _, delivery in numbered])
+            except errors.LazyEngineError as error:
+                receipts = [error] * len(numbered)
+            for (index, _), receipt in zip(numbered, receipts, strict=True):
+                answers[index] = receipt
+        return [answer for answer in answers if answer is not None]
+
+    def heartbeat(self, token: str, *, progress: float | None = None, details: Any = None) -> Any:
+        """Say that the outside work goes on.
+
+        :raises NotSupportedYet: in this version, always.
+        """
+        raise _not_yet("heartbeat")
+
+    def _deliver_one(self, text: str, value: Result | Failed) -> Receipt:
+        delivery = self._delivery(text, value)
+        (receipt,) = self._deliver(delivery.key.flow_uuid, [delivery])
+        if isinstance(receipt, errors.LazyEngineError):
+            raise receipt
+        return receipt
+
+    def _delivery(self, text: str, value: Result | Failed) -> r.Delivery:
+        key = self._ledger.signing_key(token.key_id_of(text))
+        name = token.verify(text, key)
+        encoded = self._ledger.encode(value)
+        return r.Delivery(key=name, outcome=encoded, delivery_id=str(uuid.uuid4()))
+
+    def _deliver(
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery]
+    ) -> Sequence[Receipt | errors.LazyEngineError]:
+        done = self._ledger.deliver(flow_uuid, deliveries, rings=self._board is not None)
+        if done is None:
+            gone = errors.UnknownDelay(
+                f"flow {flow_uuid} is not in this store (any more): was it purged?",
+                flow_uuid=flow_uuid,
+            )
+            return [gone] * len(deliveries)
+        woken = done.has_owner or done.is_rung
+        if done.must_ring:
+            woken = self._ring(done.record)
+        return [
+            Receipt(
+                disposition=item.disposition,
+                flow_uuid=flow_uuid,
+                task_name=item.task_name,
+                attempt=delivery.key.attempt,
+                woken=woken,
+            )
+            for item, delivery in zip(done.items, deliveries, strict=True)
+        ]
+
+    def _ring(self, record: r.FlowRecord) -> bool:
+        # The outcome is durable by now and the receipt will say so, whether
+        # the doorbell gets through or not.
+        try:
+            doorbell.ring(self._board, record)
+        except taskflow_exceptions.TaskFlowException as error:
+            LOG.warning("no doorbell for flow %s: %s", record.flow_uuid, error)
+            self._ledger.unring(record.flow_uuid)
+            return False
+        return True
+
+    # -- looking ----------------------------------------------------------
+
+    def token(self, flow_uuid: str, task_name: str) -> str:
+        """Issue the token of a task's open delay again.
+
+        :raises UnknownFlow: no such flow.
+        :raises UnknownDelay: that task does not wait.
+        """
+        record = self._require(flow_uuid)
+        for delay in self._ledger.delays_of(flow_uuid):
+            if delay.task_name == task_name and delay.is_open:
+                return token.sign(delay.key, self._ledger.signing_key(record.key_id))
+        raise errors.UnknownDelay(
+            f"task '{task_name}' of flow {flow_uuid} does not wait for an outcome",
+            flow_uuid=flow_uuid,
+            task_name=task_name,
+        )
+
+    def delays(
+        self,
+        *,
+        flow_uuid: str | None = None,
+        task_name: str | None = None,
+        due_before_at: datetime.datetime | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[view.OpenDelay]:
+        """List what waits, oldest first.
+
+        :param after: ``place`` of the last delay of the page before.
+        :param limit: 1 to 1000.
+        :raises NotSupportedYet: for *due_before_at*, in this version.
+        """
+        if due_before_at is not None:
+            raise _not_yet("due_before_at")
+        if not 1 <= limit <= 1000:
+            raise ValueError(f"limit must be between 1 and 1000, not {limit}")
+        page = r.Page(
+            flow_uuid=flow_uuid,
+            task_name=task_name,
+            after=view.read_place(after) if after else None,
+            limit=limit,
+        )
+        return [view.open_delay(record) for record in self._ledger.waiting(page)]
+
+    def flow(self, flow_uuid: str) -> view.FlowView:
+        """Return how a flow stands.
+
+        :raises UnknownFlow: no such flow.
+        """
+        detail = self._ledger.detail(flow_uuid)
+        if detail is None:
+            raise view.unknown_flow(flow_uuid)
+        record = self._ledger.flow(flow_uuid) or r.FlowRecord(
+            flow_uuid=flow_uuid,
+            flow_name=detail.name,
+            state=detail.state or states.PENDING,
+            has_factory="factory" in (detail.meta or {}),
+        )
+        atoms = [atom for atom in detail if atom.name != host.HostStorage.injector_name]
+        return view.FlowView(
+            uuid=flow_uuid,
+            name=record.flow_name,
+            state=self._lived_state(record),
+            tasks={atom.name: atom.state for atom in atoms},
+            atoms=[_task_view(atom) for atom in atoms],
+            results={
+                atom.name: atom.results
+                for atom in atoms
+                if atom.state == states.SUCCESS and isinstance(atom, models.TaskDetail)
+            },
+            delays=[view.open_delay(d) for d in self._ledger.delays_of(flow_uuid) if d.is_open],
+            incident=view.incident(record.incident),
+            has_factory=record.has_factory,
+            owner=record.owner,
+            wish_reason=record.wish_reason,
+            created_at=view.instant(record.created_at),
+            changed_at=view.instant(record.changed_at),
+            ended_at=view.instant(record.ended_at) if record.ended_at else None,
+        )
+
+    def wait(self, flow_uuid: str, *, timeout_seconds: float | None = None) -> str:
+        """Wait until a flow has ended; return its state, ended or not.
+
+        :param timeout_seconds: how long at most.
+        :raises UnknownFlow: no such flow.
+        """
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        pause = _FIRST_LOOK_SECONDS
+        while True:
+            record = self._require(flow_uuid)
+            left = None if end is None else end - time.monotonic()
+            if rules.is_over(record) or (left is not None and left <= 0):
+                return self._lived_state(record)
+            time.sleep(pause if left is None else min(pause, left))
+            pause = min(_LAST_LOOK_SECONDS, pause * 1.5)
+
+    # -- running, suspending, purging -------------------------------------
+
+    def resume(self, flow_uuid: str, flow: Any = None) -> str:
+        """Run a flow on, here and now, in this thread.
+
+        Also ends a suspension and clears an incident.
+
+        :param flow: the flow itself, for one without a factory.
+        :returns: the state it ends in, or ``"RUNNING"`` if somebody else has it.
+            A flow whose tasks failed returns ``"REVERTED"`` or ``"FAILURE"``.
+        :raises UnknownFlow: no such flow.
+        :raises FlowIncident: its code cannot be loaded or does not fit.
+        """
+        detail = self._ledger.detail(flow_uuid)
+        if detail is None:
+            raise view.unknown_flow(flow_uuid)
+        engine = self._load(detail, flow)
+        engine.resume_suspended()
+        try:
+            return str(engine.run())
+        except errors.FlowBusy:
+            return states.RUNNING
+        except errors.LazyEngineError as error:
+            if isinstance(error, errors.DelayFailed):
+                return self._end_state(flow_uuid, error)
+            raise
+        except taskflow_exceptions.StorageFailure:
+            raise
+        except Exception as error:
+            # The failures of tasks are the flow's own affair, and recorded.
+            return self._end_state(flow_uuid, error)
+
+    def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
+        options = {"engine": "lazy", "busy_wait_seconds": 0}
+        try:
+            if flow is None:
+                flow = taskflow.engines.flow_from_detail(detail)
+        except Exception as error:
+            kind = "no factory" if "factory" not in (detail.meta or {}) else "factory failed"
+            self._ledger.note_incident(detail.uuid, kind, f"{type(error).__name__}: {error}")
+            raise errors.FlowIncident(
+                f"flow {detail.uuid} cannot be loaded: {error}"
+                + ("; pass the flow itself as flow=" if kind == "no factory" else ""),
+                error,
+                flow_uuid=detail.uuid,
+            ) from error
+        store = (detail.meta or {}).get("store")
+        return taskflow.engines.load(
+            flow, flow_detail=detail, backend=self.backend, store=store, **options
+        )
+
+    def _end_state(self, flow_uuid: str, error: Exception) -> str:
+        record = self._require(flow_uuid)
+        if not rules.is_over(record):
+            raise error
+        LOG.info("flow %s ended %s: %s", flow_uuid, record.state, error)
+        return record.state
+
+    def suspend(self, flow_uuid: str, reason: str | None = None) -> None:
+        """Ask a flow to rest until it is resumed.
+
+        A running flow finishes the tasks at work first. Outcomes that arrive
+        meanwhile are kept and wake nobody.
+
+        :raises UnknownFlow: no such flow.
+        """
+        if self._ledger.set_wish(flow_uuid, r.WISH_SUSPEND, reason) is None:
+            raise view.unknown_flow(flow_uuid)
+
+    def cancel(self, flow_uuid: str, reason: str) -> None:
+        """Call a flow off.
+
+        :raises NotSupportedYet: in this version, always.
+        """
+        raise _not_yet("cancel")
+
+    def purge(self, *, finished_before_at: datetime.datetime) -> int:
+        """Delete flows that ended before an instant; return how many.
+
+        :param finished_before_at: timezone-aware.
+        :raises ValueError: it is not timezone-aware.
+        """
+        if finished_before_at.tzinfo is None:
+            raise ValueError("finished_before_at must be timezone-aware")
+        return self._ledger.purge(int(finished_before_at.timestamp() * 1e6))
+
+    def sweep(self) -> list[str]:
+        """Do one round of the watchdog.
+
+        :raises NotSupportedYet: in this version, always.
+        """
+        raise _not_yet("sweep")
+
+    # -- helpers ----------------------------------------------------------
+
+    def _require(self, flow_uuid: str) -> r.FlowRecord:
+        record = self._ledger.flow(flow_uuid)
+        if record is None:
+            raise view.unknown_flow(flow_uuid)
+        return record
+
+    def _lived_state(self, record: r.FlowRecord) -> str:
+        if rules.is_over(record):
+            return record.state
+        if rules.has_owner(record, self._ledger.now()):
+            return states.RUNNING
+        if rules.is_suspended(record):
+            return states.SUSPENDED
+        return record.state
+
+
+def open_backend(persistence: Any) -> Any:
+    """Return a persistence backend for itself or for its configuration.
+
+    :raises UnsupportedBackend: a memory configuration, or none at all.
+    :raises StoreUnavailable: the store cannot be reached.
+    """
+    if not isinstance(persistence, (dict, str)):
+        if not hasattr(persistence, "get_connection"):
+            raise errors.UnsupportedBackend(
+                "persistence must be a TaskFlow persistence backend or its configuration,"
+                f" not a {type(persistence).__name__}"
+            )
+        return persistence
+    conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
+    connection = str(conf.get("connection", ""))
+    if connection.partition(":")[0] == "memory":
+        raise errors.UnsupportedBackend(
+            "a memory configuration would make another, empty store: pass the backend"
+            " object itself (for an engine without a backend, engine.storage.backend)"
+        )
+    try:
+        backend = backends.fetch(conf)
+    except taskflow_exceptions.NotFound as error:
+        raise errors.UnsupportedBackend(
+            f"cannot open the persistence backend {connection.partition(':')[0]!r}: {error}"
+        ) from error
+    ledger.upgrade(backend)
+    return backend
+
+
+def _task_view(atom: models.AtomDetail) -> view.TaskView:
+    failure = atom.failure or atom.revert_failure
+    return view.TaskView(
+        name=atom.name,
+        state=atom.state or states.PENDING,
+        intention=atom.intention or states.EXECUTE,
+        is_retry=isinstance(atom, models.RetryDetail),
+        attempt=stored_attempt(atom.meta or {}, token.EXECUTE),
+        progress=float((atom.meta or {}).get("progress", 0.0)),
+        failure=failure.pformat() if failure is not None and atom.state != DELAYED else None,
+    )
+
+
+def _not_yet(what: str) -> errors.NotSupportedYet:
+    return errors.NotSupportedYet(f"{what} is not supported by this version of lazy_engine")

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people and programs are shown of flows and delays."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lazy_engine import errors
+from lazy_engine.ledger import record as r
+from lazy_engine.token import DelayKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenDelay:
+    """A delay that waits for an outcome. Holds no token; see ``Client.token``.
+
+    :ivar id: the delay's UUID, as in ``Delay.id``.
+    :ivar kind: ``"execute"`` or ``"revert"``.
+    :ivar details: what the task gave as ``Delay(details=…)``.
+    :ivar place: opaque; give the last one of a page as ``delays(after=…)``.
+    """
+
+    id: str
+    flow_uuid: str
+    task_name: str
+    kind: str
+    attempt: int
+    opened_at: datetime.datetime
+    details: Any
+    place: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskView:
+    """One task (or retry controller) of a flow, as stored.
+
+    :ivar intention: ``EXECUTE``, ``REVERT``, ``RETRY`` or ``IGNORE``.
+    :ivar attempt: how often ``execute`` was begun.
+    :ivar progress: between 0 and 1.
+    :ivar failure: what went wrong, for people, or ``None``.
+    """
+
+    name: str
+    state: str
+    intention: str
+    is_retry: bool
+    attempt: int
+    progress: float
+    failure: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Incident:
+    """Why a flow could not be run, for a reason that is not its own."""
+
+    kind: str
+    message: str
+    first_at: datetime.datetime
+    last_at: datetime.datetime
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowView:
+    """A flow at one moment.
+
+    :ivar state: as it is lived: ``PENDING``, ``RUNNING``, ``DELAYED``,
+        ``SUSPENDED``, ``SUCCESS``, ``FAILURE`` or ``REVERTED``.
+    :ivar tasks: state by task name.
+    :ivar atoms: the same tasks with all that is known of them.
+    :ivar results: result by task name, of tasks that have succeeded.
+    :ivar delays: what waits.
+    :ivar has_factory: whether a conductor can run it.
+    :ivar owner: who runs it, or ``None``.
+    """
+
+    uuid: str
+    name: str
+    state: str
+    tasks: Mapping[str, str]
+    atoms: Sequence[TaskView]
+    results: Mapping[str, Any]
+    delays: Sequence[OpenDelay]
+    incident: Incident | None
+    has_factory: bool
+    owner: str | None
+    wish_reason: str | None
+    created_at: datetime.datetime
+    changed_at: datetime.datetime
+    ended_at: datetime.datetime | None
+
+
+def instant(micros: int) -> datetime.datetime:
+    """Return a store's instant as an aware datetime in UTC."""
+    return datetime.datetime.fromtimestamp(micros / 1e6, tz=datetime.timezone.utc)
+
+
+def open_delay(record: r.DelayRecord) -> OpenDelay:
+    """Return what is shown of a delay."""
+    place = json.dumps(r.place_of(record), separators=(",", ":"))
+    return OpenDelay(
+        id=record.key.delay_id,
+        flow_uuid=record.key.flow_uuid,
+        task_name=record.task_name,
+        kind=record.key.kind,
+        attempt=record.key.attempt,
+        opened_at=instant(record.opened_at or 0),
+        details=json.loads(record.details_text) if record.details_text else None,
+        place=base64.urlsafe_b64encode(place.encode()).decode(),
+    )
+
+
+def read_place(place: str) -> tuple[int, str, str, str, int]:
+    """Return the place that ``OpenDelay.place`` stands for.
+
+    :raises ValueError: it does not come from a listing.
+    """
+    try:
+        at, flow_uuid, atom_uuid, kind, attempt = json.loads(base64.urlsafe_b64decode(place))
+        key = DelayKey(
+            flow_uuid=str(flow_uuid), atom_uuid=str(atom_uuid), kind=str(kind), attempt=int(attempt)
+        )
+        return (int(at), key.flow_uuid, key.atom_uuid, key.kind, key.attempt)
+    except (ValueError, TypeError) as error:
+        raise ValueError("after= takes the 'place' of an OpenDelay") from error
+
+
+def incident(stored: Mapping[str, Any] | None) -> Incident | None:
+    """Return what is shown of a flow's incident."""
+    if stored is None:
+        return None
+    return Incident(
+        kind=stored["kind"],
+        message=stored["message"],
+        first_at=instant(stored["first_at"]),
+        last_at=instant(stored["last_at"]),
+        count=stored["count"],
+    )
+
+
+def unknown_flow(flow_uuid: str) -> errors.UnknownFlow:
+    """Return the error for a flow that is not stored."""
+    return errors.UnknownFlow(
+        f"no flow {flow_uuid} in this store (was it purged, or is it in another store?)",
+        flow_uuid=flow_uuid,
+    )
