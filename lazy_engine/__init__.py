@@ -28,8 +28,8 @@ from lazy_engine.receipt import Disposition, Receipt
 from lazy_engine.view import FlowView, OpenDelay
 
 __all__ = [
-    "Client",
     "DELAYED",
+    "Client",
     "Delay",
     "DelayCancelled",
     "DelayFailed",

@@ -90,7 +90,7 @@ class Client:
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
             doorbell.ring(self._board, record)
-        return named.uuid
+        return str(named.uuid)
 
     # -- delivering -------------------------------------------------------
 
@@ -325,7 +325,7 @@ class Client:
         try:
             return str(engine.run())
         except errors.FlowBusy:
-            return states.RUNNING
+            return str(states.RUNNING)
         except errors.LazyEngineError as error:
             if isinstance(error, errors.DelayFailed):
                 return self._end_state(flow_uuid, error)
@@ -409,9 +409,9 @@ class Client:
         if rules.is_over(record):
             return record.state
         if rules.has_owner(record, self._ledger.now()):
-            return states.RUNNING
+            return str(states.RUNNING)
         if rules.is_suspended(record):
-            return states.SUSPENDED
+            return str(states.SUSPENDED)
         return record.state
 
 

@@ -7,7 +7,8 @@ import datetime
 import enum
 from typing import Any, Final, NoReturn
 
-from lazy_engine import attempt, errors, outcome, token
+from lazy_engine import attempt as attempts
+from lazy_engine import errors, outcome, token
 
 #: Name of the state in which an atom, or a flow, waits for outside.
 DELAYED: Final = "DELAYED"
@@ -51,7 +52,7 @@ class Delay(Exception):
         details: Any = None,
     ) -> None:
         super().__init__()
-        running = attempt.current.get()
+        running = attempts.current.get()
         if running is None:
             raise errors.DelayMisuse(
                 "a Delay can only be made in a task that a lazy engine is running:"
@@ -111,7 +112,7 @@ class Delay(Exception):
         """*details* as canonical JSON, or ``None``."""
         return self._details_text
 
-    def belongs_to(self, running: attempt.Attempt) -> bool:
+    def belongs_to(self, running: attempts.Attempt) -> bool:
         """Whether it was made by that very attempt."""
         return self._attempt is running
 
@@ -127,7 +128,7 @@ class Delay(Exception):
         raise TypeError("a Delay cannot be pickled or copied: return it from the task that made it")
 
 
-def _not_yet(what: str, running: attempt.Attempt | None = None) -> errors.NotSupportedYet:
+def _not_yet(what: str, running: attempts.Attempt | None = None) -> errors.NotSupportedYet:
     return errors.NotSupportedYet(
         f"{what} is not supported by this version of lazy_engine;"
         " make a Delay() in execute() and answer it from outside",

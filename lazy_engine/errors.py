@@ -18,7 +18,7 @@ from typing import Any
 from taskflow import exceptions as taskflow_exceptions
 
 
-class LazyEngineError(taskflow_exceptions.TaskFlowException):
+class LazyEngineError(taskflow_exceptions.TaskFlowException):  # type: ignore[misc]  # no types
     """Root of every error that lazy_engine raises.
 
     :ivar flow_uuid: the flow it is about, or ``None``.
@@ -74,11 +74,11 @@ class UnsupportedBackend(LazyEngineError, ValueError):
     """The persistence backend (or its configuration) cannot hold a ledger."""
 
 
-class StoreUnavailable(LazyEngineError, taskflow_exceptions.StorageFailure):
+class StoreUnavailable(LazyEngineError, taskflow_exceptions.StorageFailure):  # type: ignore[misc]
     """The store did not answer, or refused to; nothing is known to be written."""
 
 
-class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):
+class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]
     """Somebody else owns the flow and did not let go in time.
 
     Raised only after waiting, since a stock conductor that gets it gives the
@@ -86,7 +86,7 @@ class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):
     """
 
 
-class Fenced(LazyEngineError, taskflow_exceptions.ExecutionFailure):
+class Fenced(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]
     """The flow has a newer owner: this engine stopped and wrote nothing more."""
 
 

@@ -10,11 +10,10 @@ change. Written against taskflow 6.5.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
-import fasteners
 import futurist
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import storage as taskflow_storage
@@ -29,6 +28,9 @@ ATOMS = compiler.ATOMS
 TASK = compiler.TASK
 EXECUTED = executor.EXECUTED
 REVERTED = executor.REVERTED
+
+#: Attribute of a flow detail object; see ``HostStorage.known``.
+_KNOWN = "_lazy_engine_known"
 
 Atom = Any
 Failure = taskflow_failure.Failure
@@ -70,6 +72,18 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def flow_detail(self) -> models.FlowDetail:
         """The flow detail in memory."""
         return self._flowdetail
+
+    @property
+    def known(self) -> tuple[int, int] | None:
+        """Epoch and commit number at which the details in memory equal the stored ones.
+
+        Kept on the flow detail itself, since engines may share one.
+        """
+        return getattr(self._flowdetail, _KNOWN, None)
+
+    @known.setter
+    def known(self, version: tuple[int, int] | None) -> None:
+        setattr(self._flowdetail, _KNOWN, version)
 
     def atom_detail(self, atom_name: str) -> models.AtomDetail:
         """Return an atom's detail in memory, by name."""
@@ -228,6 +242,9 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
 class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]
     """TaskFlow's engine, with the parts that run a flow left to fill in."""
 
+    _compiled: bool
+    _storage_ensured: bool
+
     def make_runtime(self, compilation: Any) -> HostRuntime:
         """Return the runtime for a compiled flow."""
         raise NotImplementedError
@@ -236,27 +253,27 @@ class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]
         """Say what runs the tasks."""
         self._task_executor = task_executor
 
-    @fasteners.locked
     def compile(self) -> None:
         """Compile the flow; does nothing the second time."""
-        if not self._compiled:
-            self._compilation = self._check_compilation(self._compiler.compile())
-            self._runtime = self.make_runtime(self._compilation)
-            self._runtime.compile()
-            self._compiled = True
+        with self._lock:
+            if not self._compiled:
+                self._compilation = self._check_compilation(self._compiler.compile())
+                self._runtime = self.make_runtime(self._compilation)
+                self._runtime.compile()
+                self._compiled = True
 
-    @fasteners.locked
     def prepare(self) -> None:
         """Make sure that every atom has a detail (in memory, for now)."""
-        if not self._compiled:
-            raise taskflow_exceptions.InvalidState(
-                "cannot prepare an engine that has not been compiled: call compile() first"
-            )
-        if not self._storage_ensured:
-            self.change_state(taskflow_storage.states.RESUMING)
-            self._ensure_storage()
-            self.change_state(taskflow_storage.states.SUSPENDED)
-            self._storage_ensured = True
+        with self._lock:
+            if not self._compiled:
+                raise taskflow_exceptions.InvalidState(
+                    "cannot prepare an engine that has not been compiled: call compile() first"
+                )
+            if not self._storage_ensured:
+                self.change_state(taskflow_storage.states.RESUMING)
+                self._ensure_storage()
+                self.change_state(taskflow_storage.states.SUSPENDED)
+                self._storage_ensured = True
 
     def ensure_atoms(self) -> None:
         """Add details for atoms that have none, and inject what they bring along."""
@@ -304,5 +321,3 @@ class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]
             return self._runtime.fetch_scopes_for(atom_name) if self._compiled else None
 
         return fetch
-
-

@@ -152,11 +152,11 @@ def payload(outcome: Result | Failed) -> tuple[str, Any]:
         return RESULT, outcome.value
     if not isinstance(outcome, Failed):
         raise TypeError(f"an outcome is a Result or a Failed, not {type(outcome).__name__}")
-    if not isinstance(outcome.message, str):
+    message: object = outcome.message
+    kind: object = outcome.kind
+    if not isinstance(message, str):
         raise errors.OutcomeNotStorable("the message of a failure must be a string")
-    if outcome.kind is not None and (
-        not isinstance(outcome.kind, str) or not 0 < len(outcome.kind) <= MAX_KIND_LENGTH
-    ):
+    if kind is not None and (not isinstance(kind, str) or not 0 < len(kind) <= MAX_KIND_LENGTH):
         raise errors.OutcomeNotStorable(
             f"the kind of a failure must be a string of 1 to {MAX_KIND_LENGTH} characters"
         )

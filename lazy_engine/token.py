@@ -81,7 +81,7 @@ def sign(name: DelayKey, key: Key) -> str:
     return _signer(key).sign(f"{_PREFIX}.{key.key_id}.{text}").decode()
 
 
-def key_id_of(token: str) -> str:
+def key_id_of(token: object) -> str:
     """Return the id of the key that a token says it was signed with.
 
     Nothing is proven by it: call :func:`verify` with that key next.

@@ -97,7 +97,7 @@ class FlowView:
 
 def instant(micros: int) -> datetime.datetime:
     """Return a store's instant as an aware datetime in UTC."""
-    return datetime.datetime.fromtimestamp(micros / 1e6, tz=datetime.timezone.utc)
+    return datetime.datetime.fromtimestamp(micros / 1e6, tz=datetime.UTC)
 
 
 def open_delay(record: r.DelayRecord) -> OpenDelay:

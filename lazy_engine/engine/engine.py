@@ -62,7 +62,6 @@ class LazyEngine(host.HostEngine):
         super().__init__(flow, flow_detail, backend, options)
         self._settings = Options.read(self.options)
         self.use_executor(self._settings.executor)
-        self._known: tuple[int, int] | None = None
         self._has_run = False
         self._reset_asked = False
         self._resumes = False
@@ -152,18 +151,26 @@ class LazyEngine(host.HostEngine):
         statistics = self.statistics
         statistics.clear()
         started = time.monotonic()
+        driven = machine.Machine(
+            self._runtime_parts,
+            self,
+            statistics,
+            timeout=timeout,
+            linger_seconds=self._settings.linger_seconds,
+            gathers_statistics=self.gathers_statistics,
+        )
         with _started(task_executor), _started(retry_executor):
             try:
                 self.change_state(states.RUNNING)
-                driven = machine.Machine(
-                    self._runtime_parts,
-                    self,
-                    statistics,
-                    timeout=timeout,
-                    linger_seconds=self._settings.linger_seconds,
-                    gathers_statistics=self.gathers_statistics,
-                )
                 yield from self._iterate(driven)
+            except (errors.LazyEngineError, taskflow_exceptions.StorageFailure):
+                raise  # nothing was written, and nothing may be any more
+            except Exception:
+                if self._lease is not None:
+                    LOG.exception("flow %s: its engine was interrupted", self.storage.flow_uuid)
+                    driven.abort()
+                    self._conclude(states.FAILURE)
+                raise
             finally:
                 self._runtime_parts.notifier.discard()
                 if self.gathers_statistics:
@@ -171,7 +178,7 @@ class LazyEngine(host.HostEngine):
 
     def _iterate(self, driven: machine.Machine) -> Generator[str, Any, None]:
         is_closed = False
-        state = machine.UNDEFINED
+        state: Any = machine.UNDEFINED
         for _old, state in runners.FiniteRunner(driven.finite).run_iter(machine.START):
             if state in machine.META_STATES or is_closed or state == states.FAILURE:
                 continue
@@ -252,8 +259,10 @@ class LazyEngine(host.HostEngine):
                 flow_name=str(self.storage.flow_name),
                 has_factory="factory" in meta,
                 key_id=ledger.signing_key().key_id,
+                job_name=self.options.get("job_name"),
+                job_priority=self.options.get("job_priority"),
             ),
-            known=self._known,
+            known=self.storage.known,
             may_rerun=self._has_run or self._reset_asked,
             resumes=self._resumes,
             is_dead=owner.is_dead,
@@ -262,6 +271,7 @@ class LazyEngine(host.HostEngine):
         if isinstance(answer, r.Refused):
             return answer.record
         self._lease = answer.lease
+        self.storage.known = None
         try:
             self._get_ready(answer)
         except BaseException:
@@ -319,7 +329,7 @@ class LazyEngine(host.HostEngine):
             for record in taken.arrivals
             if record.opened_at is None
         }
-        self._first_arrivals = [r_ for r_ in taken.arrivals if r_.opened_at is not None]
+        self._first_arrivals = [record for record in taken.arrivals if record.opened_at is not None]
 
     def _report_gone(self, names: list[str]) -> None:
         message = (
@@ -361,12 +371,13 @@ class LazyEngine(host.HostEngine):
             lease, self._lease = self._lease, None
         if lease is None:
             return
-        self._known = None
         self._has_run = False
         try:
             self.storage.ledger.release(lease)
         except errors.StoreUnavailable as error:
-            LOG.warning("lease of flow %s not given up, it will run out: %s", lease.flow_uuid, error)
+            LOG.warning(
+                "lease of flow %s not given up, it will run out: %s", lease.flow_uuid, error
+            )
 
     # -- what the machine asks of its owner -------------------------------
 
@@ -388,7 +399,7 @@ class LazyEngine(host.HostEngine):
             self.storage.settle()
             self._wish_noted = done.pulse.wish
             if done.has_ended:
-                self._known = (lease.epoch, lease.commit_number)
+                self.storage.known = (lease.epoch, lease.commit_number)
                 self._has_run = ending is not None and ending.is_final
                 self._lease = None
             return done

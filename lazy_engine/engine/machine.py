@@ -238,6 +238,15 @@ class Machine:
         self._outbox.send()
         return event
 
+    def abort(self) -> None:
+        """End the run as a failure, here and now.
+
+        For when something other than the flow went wrong in this process. What
+        tasks still at work would bring is not waited for.
+        """
+        self.memory.failures.append(host.Failure())
+        self._game_over(states.ANALYZING, GAME_OVER, _FINISH)
+
     def _verdict(self) -> tuple[str, str]:
         if self.memory.failures:
             return states.FAILURE, "failed"
@@ -268,8 +277,7 @@ class Machine:
         """
         state = self._storage.get_atom_state(atom.name)
         return not (
-            state == states.PENDING
-            and self._storage.get_atom_intention(atom.name) == states.REVERT
+            state == states.PENDING and self._storage.get_atom_intention(atom.name) == states.REVERT
         )
 
     def _complete(self, future: Any) -> set[host.Atom]:

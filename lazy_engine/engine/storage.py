@@ -103,8 +103,11 @@ class LazyStorage(host.HostStorage):
         :raises ResultNotStorable: the store could not keep it; nothing changed.
         """
         if state == states.SUCCESS:
+            encoded = self.ledger.encode_result(result)
             detail = self.atom_detail(atom_name)
-            self._encoded[detail.uuid] = self.ledger.encode_result(result)
+            if isinstance(detail, models.TaskDetail):
+                # What a retry controller's detail keeps is a history of results.
+                self._encoded[detail.uuid] = encoded
         super().save(atom_name, result, state=state)
 
     # -- attempts and delays ----------------------------------------------

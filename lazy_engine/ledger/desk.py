@@ -77,9 +77,7 @@ class Desk:
         ):
             # Recorded by this very call, whose connection was lost before
             # the answer came: what it was then, it is now.
-            disposition = (
-                Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
-            )
+            disposition = Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
         elif rules.records(disposition):
             delay = self._record(delivery, delay, name)
         elif disposition is Disposition.LATE:
@@ -104,9 +102,7 @@ class Desk:
         self._delays[delivery.key] = self.arrived[delivery.key] = delay
         return delay
 
-    def _keep_late(
-        self, delivery: r.Delivery, delay: r.DelayRecord | None, task_name: str
-    ) -> None:
+    def _keep_late(self, delivery: r.Delivery, delay: r.DelayRecord | None, task_name: str) -> None:
         # Only the first one: whoever holds an old token must not be able to
         # fill the store with it.
         if delay is not None and delay.late is None:

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 RENEWALS_PER_LEASE: Final = 3
 
 #: How long the thread stays when there is nothing to keep.
-_IDLE_SECONDS: Final = 1.0
+_IDLE_SECONDS: Final = 0.05
 
 #: How often an owner is asked whether it has progress to write.
 _FLUSH_SECONDS: Final = 1.0
@@ -99,7 +99,7 @@ class Keeper:
     def _pause(self, now: float) -> float:
         # New holds do not wake the thread: none is due within this time.
         dues = [min(h.renew_due, h.flush_due) for h in self._holds]
-        shortest = min((h.lease.seconds for h in self._holds), default=_IDLE_SECONDS)
+        shortest = min((h.lease.seconds for h in self._holds), default=_IDLE_SECONDS * 10)
         return max(0.005, min([due - now for due in dues] + [0.25, shortest / 10]))
 
     def _tend(self, hold: Hold, now: float) -> None:

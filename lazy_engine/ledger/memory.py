@@ -22,6 +22,7 @@ from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import Desk, next_incident
+from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees, TakeRequest, fenced
 from lazy_engine.token import DelayKey, Key
 
@@ -31,6 +32,8 @@ class MemoryLedger:
 
     :param backend: TaskFlow's memory backend that holds the flow details.
     """
+
+    keeper: Keeper
 
     def __init__(self, backend: Any) -> None:
         self.guarantees = Guarantees(
@@ -123,6 +126,8 @@ class MemoryLedger:
             state="RUNNING",
             key_id=request.newcomer.key_id,
             has_factory=request.newcomer.has_factory,
+            job_name=request.newcomer.job_name,
+            job_priority=request.newcomer.job_priority,
             book_uuid=book.uuid if book else None,
             book_name=book.name if book else None,
             created_at=now,
@@ -253,9 +258,7 @@ class MemoryLedger:
         delays = self._delays.setdefault(flow_uuid, {})
         for key, delay in delays.items():
             if delay.closed_at is None:
-                delays[key] = dataclasses.replace(
-                    delay, closed_at=now, close_reason=r.CLOSED_ENDED
-                )
+                delays[key] = dataclasses.replace(delay, closed_at=now, close_reason=r.CLOSED_ENDED)
 
     def _unabsorbed(self, flow_uuid: str, *, with_early: bool) -> list[r.DelayRecord]:
         found = [
@@ -303,9 +306,7 @@ class MemoryLedger:
             delays = self._delays.setdefault(flow_uuid, {})
             desk.put_delays(delays.values())
             detail = self.detail(flow_uuid)
-            desk.put_atoms(
-                {atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()}
-            )
+            desk.put_atoms({atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()})
             items = [desk.receive(delivery) for delivery in deliveries]
             delays.update(desk.arrived)
             delays.update(desk.late)
@@ -337,12 +338,6 @@ class MemoryLedger:
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         return self._set(flow_uuid, wish=wish, wish_reason=reason)
-
-    def set_job(self, flow_uuid: str, name: str, priority: str) -> None:
-        with self._lock:
-            record = self._flows.get(flow_uuid)
-            if record is not None and record.job_name is None:
-                self._set(flow_uuid, job_name=name, job_priority=priority)
 
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         with self._lock:

@@ -147,9 +147,6 @@ class Ledger(Protocol):
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         """Ask something of the flow's owner, present or next."""
 
-    def set_job(self, flow_uuid: str, name: str, priority: str) -> None:
-        """Note which job first brought the flow; later calls change nothing."""
-
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         """Write on the flow that it could not be run."""
 

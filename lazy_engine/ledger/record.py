@@ -180,9 +180,7 @@ class Changes:
     closed: Sequence[DelayClosing] = ()
 
     def __bool__(self) -> bool:
-        return bool(
-            self.flow_is_dirty or self.atoms or self.opened or self.absorbed or self.closed
-        )
+        return bool(self.flow_is_dirty or self.atoms or self.opened or self.absorbed or self.closed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,11 +275,17 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Newcomer:
-    """What a flow's first record is made of, if it has none yet."""
+    """What a flow's first record is made of, if it has none yet.
+
+    :ivar job_name: name of the job that brought the flow, or ``None``.
+    :ivar job_priority: that job's priority, or ``None``.
+    """
 
     flow_name: str
     has_factory: bool
     key_id: str
+    job_name: str | None = None
+    job_priority: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ deadlock with another.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import Desk, next_incident
+from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees, TakeRequest, fenced
 from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delay import DelayRows
@@ -44,6 +46,8 @@ class SqlLedger:
     :param shared: the engine of TaskFlow's own backend.
     :raises StoreUnavailable: the tables are missing and cannot be made.
     """
+
+    keeper: Keeper
 
     def __init__(self, shared: sa.Engine) -> None:
         dialect = shared.dialect.name
@@ -117,7 +121,9 @@ class SqlLedger:
             )
 
     def now(self) -> int:
-        return int(self._transactor.read(lambda c: c.execute(sa.select(self._clock())).scalar_one()))
+        return int(
+            self._transactor.read(lambda c: c.execute(sa.select(self._clock())).scalar_one())
+        )
 
     # -- owning -----------------------------------------------------------
 
@@ -125,7 +131,7 @@ class SqlLedger:
         seen_epoch: int | None = None
         while True:
             answer = self._transactor.write(
-                lambda connection, dead=seen_epoch: self._take(connection, request, dead)
+                functools.partial(self._take, request=request, dead_epoch=seen_epoch)
             )
             if (
                 isinstance(answer, r.Refused)
@@ -213,6 +219,8 @@ class SqlLedger:
             state="RUNNING",
             key_id=request.newcomer.key_id,
             has_factory=request.newcomer.has_factory,
+            job_name=request.newcomer.job_name,
+            job_priority=request.newcomer.job_priority,
             book_uuid=parent[0],
             book_name=parent[1],
             created_at=now,
@@ -309,9 +317,7 @@ class SqlLedger:
             arrivals=self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False),
         )
 
-    def _end(
-        self, connection: sa.Connection, lease: r.Lease, ending: r.Ending, now: int
-    ) -> None:
+    def _end(self, connection: sa.Connection, lease: r.Lease, ending: r.Ending, now: int) -> None:
         flows = self._flows
         if ending.is_final:
             self._delays.close_all(connection, lease.flow_uuid, now)
@@ -428,10 +434,6 @@ class SqlLedger:
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         return self._set(flow_uuid, wish=wish, wish_reason=reason)
 
-    def set_job(self, flow_uuid: str, name: str, priority: str) -> None:
-        flows = self._flows
-        self._set(flow_uuid, flows.c.job_name.is_(None), job_name=name, job_priority=priority)
-
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         def work(connection: sa.Connection) -> None:
             flows = self._flows
@@ -517,7 +519,9 @@ class SqlLedger:
         while uuids := self._transactor.read(lambda c: c.execute(wanted).scalars().all()):
             for flow_uuid in uuids:
                 count += self._transactor.write(
-                    lambda c, gone=flow_uuid: self._purge_one(c, gone, ended_before)
+                    functools.partial(
+                        self._purge_one, flow_uuid=flow_uuid, ended_before=ended_before
+                    )
                 )
         return count
 
@@ -547,7 +551,7 @@ class SqlLedger:
         ).first()
         if found is None:
             return None
-        return sql_row.to_flow(found._mapping), int(found._mapping["now"])
+        return sql_row.to_flow(dict(found._mapping)), int(found._mapping["now"])
 
     def _now_in(self, connection: sa.Connection) -> int:
         return int(connection.execute(sa.select(self._clock())).scalar_one())

@@ -32,7 +32,7 @@ class DelayRows:
     def find(self, connection: sa.Connection, keys: Sequence[DelayKey]) -> list[r.DelayRecord]:
         """Return the records that exist for keys of one flow."""
         c = self._table.c
-        found = []
+        found: list[r.DelayRecord] = []
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
             rows = connection.execute(
@@ -42,7 +42,7 @@ class DelayRows:
                 )
             )
             wanted = set(chunk)
-            records = (sql_row.to_delay(row._mapping) for row in rows)
+            records = (sql_row.to_delay(dict(row._mapping)) for row in rows)
             found.extend(record for record in records if record.key in wanted)
         return found
 
@@ -63,7 +63,7 @@ class DelayRows:
         if not with_early:
             query = query.where(c.opened_at.is_not(None))
         rows = connection.execute(query.order_by(c.arrival_number))
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
 
     def answered(
         self, connection: sa.Connection, flow_uuid: str, closings: Sequence[r.DelayClosing]
@@ -90,7 +90,7 @@ class DelayRows:
             .where(c.flow_uuid == flow_uuid)
             .order_by(c.opened_at, c.atom_uuid, c.kind, c.attempt)
         )
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
 
     def waiting(self, connection: sa.Connection, page: r.Page) -> list[r.DelayRecord]:
         """Return a page of open delays, oldest first."""
@@ -106,7 +106,7 @@ class DelayRows:
                 c.waiting_at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after)
             )
         rows = connection.execute(query.order_by(*order).limit(page.limit))
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
 
     # -- writing ----------------------------------------------------------
 
@@ -201,5 +201,3 @@ class DelayRows:
 
 def _bound(key: DelayKey) -> dict[str, Any]:
     return {f"the_{name}": getattr(key, name) for name in _KEY}
-
-

@@ -20,9 +20,7 @@ from taskflow.persistence import models
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_schema import Tables
 
-_JSON_COLUMNS = frozenset(
-    ("meta", "results", "failure", "revert_results", "revert_failure")
-)
+_JSON_COLUMNS = frozenset(("meta", "results", "failure", "revert_results", "revert_failure"))
 
 
 class DetailRows:
@@ -63,8 +61,10 @@ class DetailRows:
         row["meta"] = self.loads(row["meta"])
         detail = models.FlowDetail.from_dict(row)
         atoms = self._tables.atomdetails
-        for atom_row in connection.execute(sa.select(atoms).where(atoms.c.parent_uuid == flow_uuid)):
-            detail.add(self._atom_from(atom_row._mapping))
+        for atom_row in connection.execute(
+            sa.select(atoms).where(atoms.c.parent_uuid == flow_uuid)
+        ):
+            detail.add(self._atom_from(dict(atom_row._mapping)))
         return detail
 
     def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:
@@ -74,7 +74,9 @@ class DetailRows:
         }
         return models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
 
-    def parent(self, connection: sa.Connection, flow_uuid: str) -> tuple[str | None, str | None] | None:
+    def parent(
+        self, connection: sa.Connection, flow_uuid: str
+    ) -> tuple[str | None, str | None] | None:
         """Return uuid and name of a flow's logbook; ``None`` without such a flow."""
         flows, books = self._tables.flowdetails, self._tables.logbooks
         row = connection.execute(
@@ -197,7 +199,7 @@ class DetailRows:
             "failure": lambda: detail.failure and detail.failure.to_dict(),
             "revert_failure": lambda: detail.revert_failure and detail.revert_failure.to_dict(),
         }
-        row = {}
+        row: dict[str, Any] = {}
         for name in columns:
             if name == "results" and change.encoded_results is not None:
                 row[name] = change.encoded_results

@@ -148,9 +148,7 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("late_body", text),
         sa.Column("late_digest", sa.String(64)),
         sa.Column("late_at", sa.BigInteger),
-        sa.Index(
-            "lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"
-        ),
+        sa.Index("lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"),
     )
 
 

@@ -70,7 +70,9 @@ def _create_in(connection: sa.Connection, tables: Tables) -> None:
         if name not in {index["name"] for index in existing.get_indexes(table_name)}:
             host: Any = getattr(tables, table_name)
             connection.execute(
-                sa.schema.CreateIndex(sa.Index(name, host.c[column]), if_not_exists=_can(connection))
+                sa.schema.CreateIndex(
+                    sa.Index(name, host.c[column]), if_not_exists=_can(connection)
+                )
             )
     facts = tables.facts
     if _version(connection, tables) is None:

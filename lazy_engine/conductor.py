@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conductor type ``lazy``: answers doorbells.
+
+A consumed job means "ran as far as it could", not "the flow has ended": the
+events ``flow_parked`` and ``flow_ended`` tell the two apart, and
+``Client.flow`` and ``Client.wait`` tell how a flow stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, Final
+
+import futurist
+import taskflow.engines
+from taskflow import exceptions as taskflow_exceptions
+from taskflow import states
+from taskflow.conductors.backends import impl_executor
+from taskflow.jobs import base as jobs_base
+from taskflow.persistence import models
+from taskflow.types import entity
+
+from lazy_engine import errors, ledger
+from lazy_engine.delay import DELAYED
+
+LOG = logging.getLogger(__name__)
+
+#: How long a job whose flow is busy, or whose store failed, is left alone.
+_FIRST_COOL_SECONDS: Final = 0.25
+_LAST_COOL_SECONDS: Final = 30.0
+
+#: What to do with a job after its run.
+CONSUME: Final = "consume"
+ABANDON: Final = "abandon"
+COOL: Final = "cool"
+
+
+class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # no types
+    """Claims doorbells and runs their flows with the lazy engine.
+
+    Woken by the board's own notifications. The board as a whole is looked
+    through only at the start, after a lost connection, and every *wait_timeout*
+    seconds while jobs are on it that somebody else has claimed.
+
+    :param name: shown as the owner of what it claims; each claim adds a part
+        of its own, since TaskFlow's boards know owners by name alone.
+    :param jobboard: a TaskFlow job board.
+    :param persistence: where the flow details are.
+    :param engine: the engine type, ``"lazy"`` unless said otherwise.
+    :param engine_options: options for that engine.
+    :param wait_timeout: seconds between two looks at jobs others have claimed.
+    :param max_simultaneous_jobs: how many flows run at the same time.
+    :param executor_factory: makes the executor that runs them.
+    """
+
+    MAX_SIMULTANEOUS_JOBS = max(2, min(32, (os.cpu_count() or 1) * 2))
+    WAIT_TIMEOUT = 1.0
+    EVENTS_EMITTED = (
+        *impl_executor.ExecutorConductor.EVENTS_EMITTED,
+        "job_trashed",
+        "flow_parked",
+        "flow_ended",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        jobboard: Any,
+        persistence: Any = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        wait_timeout: float | None = None,
+        log: Any = None,
+        max_simultaneous_jobs: int = MAX_SIMULTANEOUS_JOBS,
+        executor_factory: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if executor_factory is not None and not callable(executor_factory):
+            raise ValueError("executor_factory must be callable")
+        super().__init__(
+            name,
+            jobboard,
+            persistence=persistence,
+            engine=engine or "lazy",
+            engine_options={"busy_wait_seconds": 0, **(engine_options or {})},
+            wait_timeout=wait_timeout,
+            log=log,
+            max_simultaneous_jobs=max_simultaneous_jobs,
+        )
+        self._make_executor = executor_factory or self._thread_pool
+        self._label = f"{name}@{socket.gethostname()}:{os.getpid()}"
+        self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._cooling: dict[str, tuple[float, float]] = {}
+        self._claims: dict[str, str] = {}
+        self._room = threading.Condition()
+        self._running = 0
+
+    # -- TaskFlow's interface ---------------------------------------------
+
+    @property
+    def conductor(self) -> Any:
+        """What the board lists this conductor as."""
+        details = {"hostname": socket.gethostname(), "pid": os.getpid()}
+        return entity.Entity(self.ENTITY_KIND, self._label, details)
+
+    def stop(self) -> None:
+        """Stop claiming; flows at work are suspended, and their jobs given back."""
+        super().stop()
+        self._stopping.set()
+        self._rings.put(None)
+
+    def run(self, max_dispatches: int | None = None) -> None:
+        """Answer doorbells until stopped.
+
+        :param max_dispatches: return after that many (``None``: no limit).
+        """
+        self._dead.clear()
+        self._stopping.clear()
+        if self._wait_timeout.is_stopped():
+            self._stopping.set()
+        board = self._jobboard
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._dead.set)
+            if isinstance(board, jobs_base.NotifyingJobBoard):
+                board.notifier.register(jobs_base.POSTED, self._on_posted)
+                stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
+            board.register_entity(self.conductor)
+            with self._make_executor(self) as executor:
+                self._answer(executor, max_dispatches)
+
+    def _on_posted(self, _event: str, details: Mapping[str, Any]) -> None:
+        self._rings.put(details["job"])
+
+    # -- answering --------------------------------------------------------
+
+    def _answer(self, executor: Any, max_dispatches: int | None) -> None:
+        left = itertools.count() if max_dispatches is None or max_dispatches < 0 else None
+        budget = max_dispatches if left is None else None
+        for job in self._jobs():
+            if budget is not None and budget <= 0:
+                return
+            if not self._await_room():
+                return
+            if self._claim(job):
+                with self._room:
+                    self._running += 1
+                future = executor.submit(self._dispatch_job, job)
+                future.add_done_callback(lambda done, job=job: self._finish(job, done))
+                if budget is not None:
+                    budget -= 1
+                    if budget <= 0:
+                        return
+
+    def _jobs(self) -> Iterator[Any]:
+        """Yield jobs that may be claimable, until stopped."""
+        next_look = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now >= next_look:
+                yield from self._look_through()
+                next_look = time.monotonic() + self._look_seconds()
+            try:
+                job = self._rings.get(timeout=max(0.0, next_look - time.monotonic()))
+            except queue.Empty:
+                continue
+            if job is not None and not self._is_cooling(job):
+                yield job
+
+    def _look_through(self) -> Iterator[Any]:
+        """Yield the unclaimed jobs on the board."""
+        try:
+            for job in self._jobboard.iterjobs(only_unclaimed=True):
+                if self._stopping.is_set():
+                    return
+                if not self._is_cooling(job):
+                    yield job
+        except taskflow_exceptions.JobFailure:
+            # Its server may be restarting; the next look finds out.
+            self._log.warning("the job board could not be read", exc_info=True)
+
+    def _look_seconds(self) -> float:
+        if self._cooling:
+            soonest = min(until for until, _ in list(self._cooling.values()))
+            return max(0.01, min(self._timeout_seconds, soonest - time.monotonic()))
+        return self._timeout_seconds
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return float(self._wait_timeout.value)
+
+    def _await_room(self) -> bool:
+        """Wait until another flow may be run; false once stopped."""
+        with self._room:
+            while 0 < self._max_simultaneous_jobs <= self._running:
+                if self._stopping.is_set():
+                    return False
+                self._room.wait(0.1)
+        return not self._stopping.is_set()
+
+    def _claim(self, job: Any) -> bool:
+        claimant = f"{self._label}#{secrets.token_hex(4)}"
+        try:
+            self._jobboard.claim(job, claimant)
+        except (taskflow_exceptions.UnclaimableJob, taskflow_exceptions.NotFound):
+            return False  # somebody else was quicker; the flow is in good hands
+        except taskflow_exceptions.JobFailure:
+            self._log.warning("job %s could not be claimed", job, exc_info=True)
+            return False
+        self._claims[job.uuid] = claimant
+        return True
+
+    # -- running ----------------------------------------------------------
+
+    def _dispatch_job(self, job: Any) -> str:
+        """Run a claimed job's flow; return what is to become of the job."""
+        try:
+            detail = self._detail_of(job)
+            engine = self._engine_of(job, detail)
+        except errors.StoreUnavailable:
+            self._log.warning("job %s: the store failed", job, exc_info=True)
+            return COOL
+        except errors.FlowIncident as error:
+            self._log.warning("job %s: %s", job, error)
+            return CONSUME
+        with contextlib.ExitStack() as stack:
+            for listener in self._listeners_from_job(job, engine):
+                stack.enter_context(listener)
+            return self._run(job, engine)
+
+    def _run(self, job: Any, engine: Any) -> str:
+        details = {"job": job, "engine": engine, "conductor": self}
+        try:
+            for stage, event in (
+                (engine.compile, "compilation"),
+                (engine.prepare, "preparation"),
+                (engine.validate, "validation"),
+                (lambda: self._drive(engine), "running"),
+            ):
+                self._notifier.notify(f"{event}_start", details)
+                stage()
+                self._notifier.notify(f"{event}_end", details)
+        except (errors.FlowBusy, errors.Fenced) as error:
+            self._log.info("job %s: %s", job, error)
+            return COOL
+        except (errors.FlowSuspended, errors.FlowCancelled, errors.FlowIncident) as error:
+            self._log.info("job %s: %s", job, error)
+            return CONSUME
+        except taskflow_exceptions.StorageFailure:
+            self._log.warning("job %s: the store failed", job, exc_info=True)
+            return COOL
+        except Exception as error:
+            self._log.warning("job %s: its flow failed: %s", job, error)
+        return self._fate(job, engine, details)
+
+    def _drive(self, engine: Any) -> None:
+        has_suspended = False
+        for _state in engine.run_iter():
+            if self._stopping.is_set() and not has_suspended:
+                self._log.info("stopping: suspending flow %s", engine.storage.flow_uuid)
+                engine.suspend()
+                has_suspended = True
+
+    def _fate(self, job: Any, engine: Any, details: Mapping[str, Any]) -> str:
+        state = engine.storage.get_flow_state()
+        if state == states.SUSPENDED and self._stopping.is_set():
+            return ABANDON
+        known = {**details, "flow_uuid": engine.storage.flow_uuid, "state": state}
+        if state == DELAYED:
+            self._notifier.notify("flow_parked", known)
+        elif state in (states.SUCCESS, states.FAILURE, states.REVERTED):
+            self._notifier.notify("flow_ended", known)
+        return CONSUME
+
+    def _detail_of(self, job: Any) -> models.FlowDetail:
+        """Load the one flow that a job is about, and not its whole logbook."""
+        flow_uuid = (job.details or {}).get("flow_uuid")
+        if flow_uuid is None:
+            try:
+                return self._flow_detail_from_job(job)
+            except taskflow_exceptions.TaskFlowException as error:
+                raise errors.FlowIncident(f"job {job.uuid} names no flow: {error}") from error
+        found = ledger.beside(self._persistence).detail(flow_uuid)
+        if found is None:
+            raise errors.FlowIncident(
+                f"job {job.uuid} names flow {flow_uuid}, which is not in this store",
+                flow_uuid=flow_uuid,
+            )
+        return found
+
+    def _engine_of(self, job: Any, detail: models.FlowDetail) -> Any:
+        store = dict((detail.meta or {}).get("store") or {})
+        store.update((job.details or {}).get("store") or {})
+        # Later doorbells of the flow look like the job that first brought it.
+        origin = {"job_name": job.name, "job_priority": job.priority.value}
+        try:
+            return taskflow.engines.load_from_detail(
+                detail,
+                store=store,
+                engine=self._engine,
+                backend=self._persistence,
+                **{**self._engine_options, **origin},
+            )
+        except errors.LazyEngineError:
+            raise
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            ledger.beside(self._persistence).note_incident(detail.uuid, "factory failed", message)
+            raise errors.FlowIncident(
+                f"flow {detail.uuid} cannot be loaded: {message}", flow_uuid=detail.uuid
+            ) from error
+
+    # -- finishing --------------------------------------------------------
+
+    def _finish(self, job: Any, done: futures.Future[str]) -> None:
+        claimant = self._claims.pop(job.uuid, "")
+        try:
+            fate = done.result()
+        except BaseException:
+            # The thread pool must live; the job goes back for another try.
+            self._log.exception("running job %s failed", job)
+            fate = COOL
+        if fate == COOL:
+            self._cool(job)
+        else:
+            self._cooling.pop(job.uuid, None)
+        details = {"job": job, "conductor": self, "persistence": self._persistence}
+        try:
+            if fate == CONSUME:
+                self._jobboard.consume(job, claimant)
+                self._notifier.notify("job_consumed", details)
+            else:
+                self._jobboard.abandon(job, claimant)
+                self._notifier.notify("job_abandoned", details)
+        except taskflow_exceptions.TaskFlowException:
+            # The claim is gone with its session, or the server is away. A job
+            # too many changes nothing but timing.
+            self._log.warning("job %s could not be given up", job, exc_info=True)
+        finally:
+            with self._room:
+                self._running -= 1
+                self._room.notify_all()
+
+    def _cool(self, job: Any) -> None:
+        _until, seconds = self._cooling.get(job.uuid, (0.0, _FIRST_COOL_SECONDS / 2))
+        seconds = min(_LAST_COOL_SECONDS, seconds * 2)
+        self._cooling[job.uuid] = (time.monotonic() + seconds, seconds)
+        self._rings.put(None)  # look again in time
+
+    def _is_cooling(self, job: Any) -> bool:
+        until, _seconds = self._cooling.get(job.uuid, (0.0, 0.0))
+        return time.monotonic() < until
+
+    def _thread_pool(self, _conductor: Any) -> futurist.ThreadPoolExecutor:
+        limit = self._max_simultaneous_jobs
+        return futurist.ThreadPoolExecutor(
+            max_workers=limit if limit > 0 else self.MAX_SIMULTANEOUS_JOBS
+        )
