@@ -89,7 +89,7 @@ class Client:
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
-            doorbell.ring(self._board, record)
+            doorbell.ring(self._board, record, self._ledger)
         return str(named.uuid)
 
     # -- delivering -------------------------------------------------------
@@ -200,7 +200,7 @@ class Client:
         # The outcome is durable by now and the receipt will say so, whether
         # the doorbell gets through or not.
         try:
-            doorbell.ring(self._board, record)
+            doorbell.ring(self._board, record, self._ledger)
         except taskflow_exceptions.TaskFlowException as error:
             LOG.warning("no doorbell for flow %s: %s", record.flow_uuid, error)
             self._ledger.unring(record.flow_uuid)

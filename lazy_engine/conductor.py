@@ -113,6 +113,24 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         details = {"hostname": socket.gethostname(), "pid": os.getpid()}
         return entity.Entity(self.ENTITY_KIND, self._label, details)
 
+    def connect(self) -> None:
+        """Connect the job board, if it is not connected.
+
+        :raises taskflow.exceptions.JobFailure: its server does not answer, or
+            refuses to tell its version.
+        """
+        try:
+            super().connect()
+        except taskflow_exceptions.JobFailure as error:
+            if "server version" not in str(error):
+                raise
+            raise taskflow_exceptions.JobFailure(
+                "the job board's ZooKeeper does not tell its version (its"
+                " 4lw.commands.whitelist lacks 'envi', as by default): set"
+                " 'check_compatible': False in the job board's configuration",
+                error,
+            ) from error
+
     def stop(self) -> None:
         """Stop claiming; flows at work are suspended, and their jobs given back."""
         super().stop()

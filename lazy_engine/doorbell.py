@@ -8,15 +8,43 @@ by them sees the flow's later ones too.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
 from lazy_engine.ledger import record as r
 
+if TYPE_CHECKING:
+    from lazy_engine.ledger import Ledger
 
-def ring(board: Any, flow: r.FlowRecord) -> None:
+
+class PostedBook(models.LogBook):  # type: ignore[misc]  # TaskFlow has no types
+    """A logbook as a job in the poster's own process carries it.
+
+    Boards hand the very object that was posted to conductors of the same
+    process, which look for the flow in it; it is read when they do.
+    """
+
+    def __init__(self, flow: r.FlowRecord, ledger: Ledger) -> None:
+        super().__init__(flow.book_name or "", uuid=flow.book_uuid)
+        self._flow_uuid = flow.flow_uuid
+        self._ledger = ledger
+
+    def find(self, flow_uuid: str) -> models.FlowDetail | None:
+        """Return the doorbell's flow as it is stored now."""
+        return self._ledger.detail(flow_uuid) if flow_uuid == self._flow_uuid else None
+
+    def __iter__(self) -> Iterator[models.FlowDetail]:
+        found = self.find(self._flow_uuid)
+        return iter(() if found is None else (found,))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def ring(board: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
     """Post a doorbell for a flow.
 
     :raises taskflow.exceptions.JobFailure: the board did not take it (or its
@@ -24,8 +52,7 @@ def ring(board: Any, flow: r.FlowRecord) -> None:
     """
     book = None
     if flow.book_uuid is not None:
-        # Only name and uuid of a logbook are posted; none is loaded for it.
-        book = models.LogBook(flow.book_name or "", uuid=flow.book_uuid)
+        book = PostedBook(flow, ledger)
     board.post(
         flow.job_name or flow.flow_name,
         book=book,

@@ -7,7 +7,7 @@ flows with ``engine="lazy"`` are given.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from taskflow.conductors import backends
 from taskflow.tests.unit import test_conductors
@@ -16,13 +16,13 @@ from taskflow.tests.unit import test_conductors
 class LazyConductorTest(test_conductors.ManyConductorTest):
     scenarios = None
     kind = "lazy"
-    conductor_kwargs: Any = {"wait_timeout": 0.1}
+    conductor_kwargs: ClassVar[Any] = {"wait_timeout": 0.1}
 
 
 class LazyConductorOneThreadTest(test_conductors.ManyConductorTest):
     scenarios = None
     kind = "lazy"
-    conductor_kwargs: Any = {
+    conductor_kwargs: ClassVar[Any] = {
         "wait_timeout": 0.1,
         "executor_factory": lambda conductor: test_conductors.single_factory(),
     }
@@ -31,13 +31,13 @@ class LazyConductorOneThreadTest(test_conductors.ManyConductorTest):
 class BlockingConductorTest(test_conductors.ManyConductorTest):
     scenarios = None
     kind = "blocking"
-    conductor_kwargs: Any = {"wait_timeout": 0.1, "engine": "lazy"}
+    conductor_kwargs: ClassVar[Any] = {"wait_timeout": 0.1, "engine": "lazy"}
 
 
 class NonblockingConductorTest(test_conductors.ManyConductorTest):
     scenarios = None
     kind = "nonblocking"
-    conductor_kwargs: Any = {"wait_timeout": 0.1, "engine": "lazy"}
+    conductor_kwargs: ClassVar[Any] = {"wait_timeout": 0.1, "engine": "lazy"}
 
 
 class LazyArgumentsTest(test_conductors.NonBlockingExecutorTest):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows for the conductor tests; other processes load them by name."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from typing import Any
+
+from taskflow import task
+from taskflow.patterns import linear_flow
+
+from lazy_engine import Delay
+
+
+class Ask(task.Task):
+    default_provides = "answer"
+
+    def execute(self) -> Any:
+        return Delay()
+
+
+class Note(task.Task):
+    default_provides = "noted_at"
+
+    def execute(self, answer: Any) -> float:
+        return time.time()
+
+
+class HangOnce(task.Task):
+    """Hang in the first process that runs it, after leaving its pid; not again."""
+
+    def execute(self, answer: Any, pid_path: str) -> str:
+        path = pathlib.Path(pid_path)
+        if not path.exists():
+            path.write_text(str(os.getpid()))
+            time.sleep(3600)
+        return "ran again"
+
+
+def one_wait() -> linear_flow.Flow:
+    return linear_flow.Flow("one-wait").add(Ask("ask"), Note("note"))
+
+
+def hangs_once() -> linear_flow.Flow:
+    return linear_flow.Flow("hangs-once").add(Ask("ask"), HangOnce("hang"))
