@@ -326,11 +326,7 @@ class Client:
             return str(engine.run())
         except errors.FlowBusy:
             return str(states.RUNNING)
-        except errors.LazyEngineError as error:
-            if isinstance(error, errors.DelayFailed):
-                return self._end_state(flow_uuid, error)
-            raise
-        except taskflow_exceptions.StorageFailure:
+        except (errors.Fenced, errors.FlowIncident, taskflow_exceptions.StorageFailure):
             raise
         except Exception as error:
             # The failures of tasks are the flow's own affair, and recorded.

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Final
 
-import futurist
 import taskflow.engines
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states
@@ -378,8 +377,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         until, _seconds = self._cooling.get(job.uuid, (0.0, 0.0))
         return time.monotonic() < until
 
-    def _thread_pool(self, _conductor: Any) -> futurist.ThreadPoolExecutor:
+    def _thread_pool(self, _conductor: Any) -> futures.Executor:
         limit = self._max_simultaneous_jobs
-        return futurist.ThreadPoolExecutor(
+        return futures.ThreadPoolExecutor(
             max_workers=limit if limit > 0 else self.MAX_SIMULTANEOUS_JOBS
         )

@@ -236,7 +236,9 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
     def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
         if self._is_serial:
             return ContextExecutor(futurist.SynchronousExecutor())
-        return ContextExecutor(futurist.ThreadPoolExecutor(max_workers=max_workers))
+        # Python's own pool: futurist's takes up to a second to shut down, and an
+        # engine shuts its executor down each time it parks.
+        return ContextExecutor(futures.ThreadPoolExecutor(max_workers=max_workers))
 
 
 class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]

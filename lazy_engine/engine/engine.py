@@ -206,6 +206,12 @@ class LazyEngine(host.HostEngine):
 
     def _conclude(self, state: str) -> None:
         """Note, in memory and to listeners, the end that has been committed."""
+        if state == DELAYED and "factory" not in (self.storage.flow_meta or {}):
+            LOG.warning(
+                "flow %s waits and has no factory: nobody can wake it, resume it with"
+                " Client.resume(uuid, flow=...)",
+                self.storage.flow_uuid,
+            )
         self.change_state(state)
         self.storage.settle()
 
@@ -362,8 +368,13 @@ class LazyEngine(host.HostEngine):
             if self._lease is None:
                 return
             changes = self.storage.begun_marks()
-            if changes is not None:
+            if changes is None:
+                return
+            try:
                 self.storage.ledger.commit(self._lease, changes)
+            except BaseException:
+                self.storage.keep_marks(changes)
+                raise
 
     def _give_up(self) -> None:
         """Release the lease if this run still has it."""

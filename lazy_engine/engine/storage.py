@@ -242,6 +242,12 @@ class LazyStorage(host.HostStorage):
                 del self._dirty[uuid]
             return changes
 
+    def keep_marks(self, changes: r.Changes) -> None:
+        """Buffer marks again whose writing failed."""
+        with self.lock.write_lock():
+            for change in changes.atoms:
+                self._dirty[change.detail.uuid] |= change.columns
+
     def _detail(self, uuid: str) -> models.AtomDetail:
         return self.flow_detail.find(uuid)
 

@@ -103,6 +103,9 @@ class Keeper:
         return max(0.005, min([due - now for due in dues] + [0.25, shortest / 10]))
 
     def _tend(self, hold: Hold, now: float) -> None:
+        if hold.renew_due <= now:
+            hold.renew_due = now + hold.lease.seconds / RENEWALS_PER_LEASE
+            self._renew(hold, now)
         if hold.flush_due <= now:
             hold.flush_due = now + _FLUSH_SECONDS
             try:
@@ -110,9 +113,8 @@ class Keeper:
             except errors.LazyEngineError as error:
                 # Progress is a courtesy; what matters fails in the owner's thread.
                 LOG.info("progress of flow %s not written: %s", hold.lease.flow_uuid, error)
-        if hold.renew_due > now:
-            return
-        hold.renew_due = now + hold.lease.seconds / RENEWALS_PER_LEASE
+
+    def _renew(self, hold: Hold, now: float) -> None:
         if not hold.is_active():
             return
         try:
