@@ -22,13 +22,13 @@ from typing import Any, Final, Protocol
 
 from automaton import machines
 from futurist import waiters
-from oslo_utils import timeutils
 from taskflow import states
 from taskflow.types import failure as taskflow_failure
 
 from lazy_engine import errors, host
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine.completer import LazyCompleter
+from lazy_engine.engine.statistics import Stopwatches
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
 
@@ -68,7 +68,6 @@ TERMINAL: Final = (
     states.SUCCESS,
     states.SUSPENDED,
 )
-_TIMED: Final = (states.ANALYZING, states.RESUMING, states.SCHEDULING, states.WAITING)
 
 #: Longest uninterrupted wait for futures when the caller gives none.
 _WAIT_SECONDS: Final = 60.0
@@ -150,7 +149,7 @@ class Machine:
             (states.ANALYZING, "analyze_again"): self._analyze,
             (GAME_OVER, _FINISH): self._game_over,
         }
-        hooks = _Stopwatches(self._statistics, self.memory).hooks() if self._gathers else {}
+        hooks = Stopwatches(self._statistics, self.memory).hooks() if self._gathers else {}
         machine = machines.FiniteMachine()
         for name in sorted({row[0] for row in TRANSITIONS} | {row[2] for row in TRANSITIONS}):
             machine.add_state(name, terminal=name in TERMINAL, **hooks)
@@ -421,38 +420,3 @@ def _pauses() -> Iterable[float]:
     while True:
         yield pause
         pause = min(_LAST_LOOK_SECONDS, pause * 1.5)
-
-
-class _Stopwatches:
-    """Gathers TaskFlow's run statistics."""
-
-    def __init__(self, statistics: dict[str, Any], memory: Memory) -> None:
-        self._statistics = statistics
-        self._memory = memory
-        self._seconds = {state.lower(): 0.0 for state in _TIMED}
-        self._watches = {state: timeutils.StopWatch() for state in _TIMED}
-        statistics.update(
-            seconds_per_state=self._seconds,
-            discarded_failures=0,
-            awaiting=0,
-            completed=0,
-            incomplete=0,
-        )
-
-    def hooks(self) -> dict[str, Callable[[str, str], None]]:
-        """Return what the automaton calls on entering and leaving a state."""
-        return {"on_enter": self._enter, "on_exit": self._leave}
-
-    def _enter(self, state: str, _event: str) -> None:
-        if state in self._watches:
-            self._watches[state].restart()
-
-    def _leave(self, state: str, _event: str) -> None:
-        if state in self._watches:
-            watch = self._watches[state]
-            watch.stop()
-            self._seconds[state.lower()] += watch.elapsed()
-        if state in (states.SCHEDULING, states.WAITING):
-            self._statistics["incomplete"] = len(self._memory.not_done)
-        if state in (states.ANALYZING, states.SCHEDULING):
-            self._statistics["awaiting"] = len(self._memory.next_up)

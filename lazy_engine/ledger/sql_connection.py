@@ -149,6 +149,9 @@ def _driver_error(error: sa_exc.SQLAlchemyError) -> BaseException | None:
 
 
 def _may_repeat(error: sa_exc.SQLAlchemyError) -> bool:
+    if isinstance(error, sa_exc.IntegrityError):
+        # Two transactions made the same row; the second one finds it next time.
+        return True
     if isinstance(error, sa_exc.DBAPIError):
         if error.connection_invalidated:
             return True

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every part of the SQL ledger works with.
+
+Order within every transaction: the flow's row in ``lazy_flows`` (always
+written first), then its delays, then its atoms. One transaction touches one
+flow. So transactions of one flow are serial on every database, and none can
+deadlock with another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.sql_connection import Transactor, open_engine
+from lazy_engine.ledger.sql_delay import DelayRows
+from lazy_engine.ledger.sql_detail import DetailRows
+from lazy_engine.ledger.sql_schema import build
+
+
+class SqlBook:
+    """Tables, rows, time and transactions of one SQL store.
+
+    :param shared: the engine of TaskFlow's own backend.
+    """
+
+    def __init__(self, shared: sa.Engine) -> None:
+        dialect = shared.dialect.name
+        self._dialect = dialect
+        self._transactor = Transactor(open_engine(shared.url, shared))
+        self._tables = build(dialect)
+        self._flows = self._tables.flows
+        self._details = DetailRows(self._tables, is_strict=dialect == "postgresql")
+        self._delays = DelayRows(self._tables.delays, dialect)
+        self._clock = sql_row.clock(dialect)
+
+    def _row(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord, int] | None:
+        found = connection.execute(
+            sa.select(self._flows, self._clock().label("now")).where(
+                self._flows.c.flow_uuid == flow_uuid
+            )
+        ).first()
+        if found is None:
+            return None
+        return sql_row.to_flow(dict(found._mapping)), int(found._mapping["now"])
+
+    def _now_in(self, connection: sa.Connection) -> int:
+        return int(connection.execute(sa.select(self._clock())).scalar_one())
+
+    def _set(
+        self, flow_uuid: str, *conditions: sa.ColumnElement[bool], **values: Any
+    ) -> r.FlowRecord | None:
+        flows = self._flows
+
+        def work(connection: sa.Connection) -> r.FlowRecord | None:
+            connection.execute(
+                sa.update(flows).where(flows.c.flow_uuid == flow_uuid, *conditions).values(**values)
+            )
+            row = self._row(connection, flow_uuid)
+            return None if row is None else row[0]
+
+        return self._transactor.write(work)

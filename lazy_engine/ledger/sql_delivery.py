@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQL ledger's side of delivering outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from lazy_engine import rules
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import Desk
+from lazy_engine.ledger.sql_book import SqlBook
+
+
+class SqlDelivery(SqlBook):
+    """Records outcomes; the first one wins."""
+
+    def deliver(
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery], *, rings: bool
+    ) -> r.DeliveredToFlow | None:
+        return self._transactor.write(
+            lambda connection: self._deliver(connection, flow_uuid, deliveries, rings)
+        )
+
+    def _deliver(
+        self,
+        connection: sa.Connection,
+        flow_uuid: str,
+        deliveries: Sequence[r.Delivery],
+        rings: bool,
+    ) -> r.DeliveredToFlow | None:
+        flows = self._flows
+        connection.execute(
+            sa.update(flows)
+            .where(flows.c.flow_uuid == flow_uuid)
+            .values(arrival_number=flows.c.arrival_number + len(deliveries))
+        )
+        row = self._row(connection, flow_uuid)
+        if row is None:
+            return None
+        record, now = row
+        first_number = record.arrival_number - len(deliveries) + 1
+        desk = Desk(record, now, first_number)
+        keys = [delivery.key for delivery in deliveries]
+        desk.put_delays(self._delays.find(connection, keys))
+        unseen = {key.atom_uuid for key in keys}
+        desk.put_atoms(self._details.atom_states(connection, unseen))
+        items = [desk.receive(delivery) for delivery in deliveries]
+        self._delays.write_arrivals(connection, desk)
+        may_ring = desk.calls_for_owner and rules.may_ring(record, now)
+        if may_ring and rings:
+            connection.execute(
+                sa.update(flows).where(flows.c.flow_uuid == flow_uuid).values(rung_at=now)
+            )
+        return r.DeliveredToFlow(
+            items=items,
+            record=record,
+            has_owner=rules.has_owner(record, now),
+            must_ring=may_ring and rings,
+            is_rung=rules.is_rung(record, now),
+        )
+
+    def unring(self, flow_uuid: str) -> None:
+        self._set(flow_uuid, rung_at=None)

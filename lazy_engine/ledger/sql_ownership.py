@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQL ledger's side of owning a flow: lease, epoch, commits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from lazy_engine import errors, rules
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.protocol import TakeRequest, fenced
+from lazy_engine.ledger.sql_book import SqlBook
+
+
+class MustAbsorbFirst(Exception):
+    """Leaves a commit that would cancel delays which have been answered."""
+
+    def __init__(self, records: Sequence[r.DelayRecord]) -> None:
+        super().__init__()
+        self.records = records
+
+
+class SqlOwnership(SqlBook):
+    """Takes, keeps and gives up leases; writes what owners commit."""
+
+    def take(self, request: TakeRequest) -> r.Taken | r.Refused:
+        seen_epoch: int | None = None
+        while True:
+            answer = self._transactor.write(
+                functools.partial(self._take, request=request, dead_epoch=seen_epoch)
+            )
+            if (
+                isinstance(answer, r.Refused)
+                and answer.reason == "busy"
+                and seen_epoch is None
+                and answer.record.owner is not None
+                and request.is_dead(answer.record.owner)
+            ):
+                seen_epoch = answer.record.epoch
+                continue
+            return answer
+
+    def _take(
+        self, connection: sa.Connection, request: TakeRequest, dead_epoch: int | None
+    ) -> r.Taken | r.Refused:
+        flows = self._flows
+        now = self._clock()
+        is_free = sa.or_(
+            flows.c.owner.is_(None),
+            flows.c.owner == request.owner,
+            flows.c.lease_expires_at <= now,
+        )
+        if dead_epoch is not None:
+            is_free = sa.or_(is_free, flows.c.epoch == dead_epoch)
+        wanted = sa.and_(flows.c.flow_uuid == request.flow_uuid, is_free)
+        if not request.may_rerun:
+            wanted = sa.and_(wanted, flows.c.state.not_in(sorted(rules.FINAL_STATES)))
+        if not request.resumes:
+            wanted = sa.and_(wanted, flows.c.wish.is_(None))
+        taken = connection.execute(
+            sa.update(flows)
+            .where(wanted)
+            .values(
+                epoch=flows.c.epoch + 1,
+                owner=request.owner,
+                lease_expires_at=now + sql_row.micros(request.seconds),
+                rung_at=None,
+                wish=None,
+                wish_reason=None,
+                incident=None,
+                ended_at=None,
+                changed_at=now,
+            )
+        ).rowcount
+        row = self._row(connection, request.flow_uuid)
+        if taken:
+            assert row is not None
+            return self._read_taken(connection, request, row[0])
+        if row is None:
+            return self._take_first(connection, request)
+        return self._refuse(request, *row)
+
+    def _read_taken(
+        self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord
+    ) -> r.Taken:
+        detail = None
+        if request.known != (record.epoch - 1, record.commit_number):
+            detail = self._details.read(connection, request.flow_uuid)
+            if detail is None:
+                raise errors.UnknownFlow(
+                    f"flow {request.flow_uuid} has no flow details in this store",
+                    flow_uuid=request.flow_uuid,
+                )
+        arrivals = self._delays.unabsorbed(connection, request.flow_uuid, with_early=True)
+        return r.Taken(
+            lease=_lease(request, record), detail=detail, arrivals=arrivals, before=record
+        )
+
+    def _take_first(self, connection: sa.Connection, request: TakeRequest) -> r.Taken:
+        parent = self._details.parent(connection, request.flow_uuid)
+        if parent is None:
+            raise errors.UnknownFlow(
+                f"flow {request.flow_uuid} has no flow details in this store: save its"
+                " logbook there first, or let taskflow.engines.load() make it"
+                " (pass backend= and no flow_detail=)",
+                flow_uuid=request.flow_uuid,
+            )
+        now = self._now_in(connection)
+        record = r.FlowRecord(
+            flow_uuid=request.flow_uuid,
+            flow_name=request.newcomer.flow_name,
+            epoch=1,
+            owner=request.owner,
+            lease_expires_at=now + sql_row.micros(request.seconds),
+            state="RUNNING",
+            key_id=request.newcomer.key_id,
+            has_factory=request.newcomer.has_factory,
+            job_name=request.newcomer.job_name,
+            job_priority=request.newcomer.job_priority,
+            book_uuid=parent[0],
+            book_name=parent[1],
+            created_at=now,
+            changed_at=now,
+        )
+        connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
+        return r.Taken(lease=_lease(request, record), detail=None, arrivals=(), before=None)
+
+    @staticmethod
+    def _refuse(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused:
+        if rules.is_over(record) and not request.may_rerun:
+            return r.Refused(reason="ended", record=record)
+        if rules.is_suspended(record) and not request.resumes:
+            return r.Refused(reason="suspended", record=record)
+        left = max(0, (record.lease_expires_at or 0) - now) / 1e6
+        return r.Refused(reason="busy", record=record, wait_seconds=left)
+
+    def commit(
+        self, lease: r.Lease, changes: r.Changes, ending: r.Ending | None = None
+    ) -> r.Committed:
+        try:
+            done = self._transactor.write(lambda c: self._commit(c, lease, changes, ending))
+        except MustAbsorbFirst as refusal:
+            return r.Committed(pulse=lease.pulse, refused=refusal.records)
+        lease.commit_number += 1
+        lease.pulse = done.pulse
+        return done
+
+    def _commit(
+        self,
+        connection: sa.Connection,
+        lease: r.Lease,
+        changes: r.Changes,
+        ending: r.Ending | None,
+    ) -> r.Committed:
+        flows = self._flows
+        now = self._clock()
+        written = connection.execute(
+            sa.update(flows)
+            .where(
+                flows.c.flow_uuid == lease.flow_uuid,
+                flows.c.epoch == lease.epoch,
+                flows.c.commit_number == lease.commit_number,
+            )
+            .values(
+                commit_number=lease.commit_number + 1,
+                lease_expires_at=now + sql_row.micros(lease.seconds),
+                open_delays=changes.open_delays,
+                state="RUNNING",
+                changed_at=now,
+            )
+        ).rowcount
+        row = self._row(connection, lease.flow_uuid)
+        if not written:
+            return self._settle(connection, lease, row)
+        assert row is not None
+        record, at = row
+        answered = self._delays.answered(connection, lease.flow_uuid, changes.closed)
+        if answered:
+            raise MustAbsorbFirst(answered)  # rolls the transaction back
+        self._delays.apply(connection, lease.flow_uuid, changes, at)
+        self._details.write(connection, changes)
+        pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
+        arrivals: Sequence[r.DelayRecord] = ()
+        if (
+            changes.opened
+            or record.arrival_number != lease.pulse.arrival_number
+            or (ending is not None and ending.absorbs)
+        ):
+            arrivals = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False)
+        if ending is None or (arrivals and ending.absorbs):
+            return r.Committed(pulse=pulse, arrivals=arrivals)
+        self._end(connection, lease, ending, at)
+        return r.Committed(pulse=pulse, has_ended=True)
+
+    def _settle(
+        self, connection: sa.Connection, lease: r.Lease, row: tuple[r.FlowRecord, int] | None
+    ) -> r.Committed:
+        """Find out why a commit found nothing to write.
+
+        Either somebody else owns the flow now, or this is the second try
+        after a connection was lost in the middle of a commit that had been
+        carried out.
+        """
+        if row is None or (row[0].epoch, row[0].commit_number) != (
+            lease.epoch,
+            lease.commit_number + 1,
+        ):
+            raise fenced(lease)
+        record = row[0]
+        return r.Committed(
+            pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
+            has_ended=record.owner is None,
+            arrivals=self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False),
+        )
+
+    def _end(self, connection: sa.Connection, lease: r.Lease, ending: r.Ending, now: int) -> None:
+        flows = self._flows
+        if ending.is_final:
+            self._delays.close_all(connection, lease.flow_uuid, now)
+        connection.execute(
+            sa.update(flows)
+            .where(flows.c.flow_uuid == lease.flow_uuid)
+            .values(
+                owner=None,
+                lease_expires_at=None,
+                rung_at=None,
+                state=ending.state,
+                ended_at=now if ending.is_final else None,
+            )
+        )
+
+    def pulse(self, lease: r.Lease) -> r.Pulse:
+        row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))
+        if row is None or row[0].epoch != lease.epoch:
+            raise fenced(lease)
+        return r.Pulse(wish=row[0].wish, arrival_number=row[0].arrival_number)
+
+    def arrivals(self, lease: r.Lease) -> Sequence[r.DelayRecord]:
+        return self._transactor.read(
+            lambda c: self._delays.unabsorbed(c, lease.flow_uuid, with_early=False)
+        )
+
+    def renew(self, lease: r.Lease) -> r.Pulse:
+        flows = self._flows
+
+        def work(connection: sa.Connection) -> r.Pulse:
+            now = self._clock()
+            written = connection.execute(
+                sa.update(flows)
+                .where(
+                    flows.c.flow_uuid == lease.flow_uuid,
+                    flows.c.epoch == lease.epoch,
+                    flows.c.owner == lease.owner,
+                )
+                .values(lease_expires_at=now + sql_row.micros(lease.seconds))
+            ).rowcount
+            row = self._row(connection, lease.flow_uuid)
+            if not written or row is None:
+                raise fenced(lease)
+            return r.Pulse(wish=row[0].wish, arrival_number=row[0].arrival_number)
+
+        return self._transactor.write(work)
+
+    def release(self, lease: r.Lease) -> None:
+        flows = self._flows
+        self._transactor.write(
+            lambda connection: connection.execute(
+                sa.update(flows)
+                .where(
+                    flows.c.flow_uuid == lease.flow_uuid,
+                    flows.c.epoch == lease.epoch,
+                    flows.c.owner == lease.owner,
+                )
+                .values(owner=None, lease_expires_at=None)
+            )
+        )
+
+
+def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
+    assert record.key_id is not None
+    return r.Lease(
+        flow_uuid=request.flow_uuid,
+        owner=request.owner,
+        epoch=record.epoch,
+        commit_number=record.commit_number,
+        seconds=request.seconds,
+        key_id=record.key_id,
+        pulse=r.Pulse(wish=None, arrival_number=record.arrival_number),
+    )
