@@ -6,10 +6,9 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import threading
 import time
-from collections.abc import Generator, Iterable
-from typing import Any, Final
+from collections.abc import Generator
+from typing import Any
 
 import fasteners
 from automaton import runners
@@ -21,16 +20,13 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
+from lazy_engine.engine.ownership import Ownership, ask
 from lazy_engine.engine.runtime import LazyRuntime
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger.keeper import Hold
 
 LOG = logging.getLogger(__name__)
-
-_FIRST_TRY_SECONDS: Final = 0.02
-_LAST_TRY_SECONDS: Final = 0.25
 
 
 class LazyEngine(host.HostEngine):
@@ -65,11 +61,7 @@ class LazyEngine(host.HostEngine):
         self._has_run = False
         self._reset_asked = False
         self._resumes = False
-        self._lease: r.Lease | None = None
-        self._is_lost = threading.Event()
-        self._wish_noted: str | None = None
-        self._write_lock = threading.Lock()
-        self._idle_since: float | None = None
+        self._ownership: Ownership | None = None
 
     # -- parts ------------------------------------------------------------
 
@@ -133,27 +125,25 @@ class LazyEngine(host.HostEngine):
         self.compile()
         self.prepare()
         self.validate()
-        ended = self._take()
-        if ended is not None:
-            yield from self._report(ended)
+        owned = self._take()
+        if isinstance(owned, r.FlowRecord):
+            yield from self._report(owned)
             return
-        hold = self._make_hold()
-        keeper = self.storage.ledger.keeper
-        keeper.hold(hold)
         try:
-            yield from self._drive(timeout)
+            owned.begin()
+            yield from self._drive(owned, timeout)
         finally:
-            keeper.let_go(hold)
-            self._give_up()
+            self._has_run = owned.is_final
+            owned.end()
 
-    def _drive(self, timeout: float | None) -> Generator[str, Any, None]:
+    def _drive(self, owned: Ownership, timeout: float | None) -> Generator[str, Any, None]:
         task_executor, retry_executor = self.executors
         statistics = self.statistics
         statistics.clear()
         started = time.monotonic()
         driven = machine.Machine(
             self._runtime_parts,
-            self,
+            owned,
             statistics,
             timeout=timeout,
             linger_seconds=self._settings.linger_seconds,
@@ -162,11 +152,11 @@ class LazyEngine(host.HostEngine):
         with _started(task_executor), _started(retry_executor):
             try:
                 self.change_state(states.RUNNING)
-                yield from self._iterate(driven)
+                yield from self._iterate(driven, owned)
             except (errors.LazyEngineError, taskflow_exceptions.StorageFailure):
                 raise  # nothing was written, and nothing may be any more
             except Exception:
-                if self._lease is not None:
+                if not owned.has_ended:
                     LOG.exception("flow %s: its engine was interrupted", self.storage.flow_uuid)
                     driven.abort()
                     self._conclude(states.FAILURE)
@@ -176,7 +166,7 @@ class LazyEngine(host.HostEngine):
                 if self.gathers_statistics:
                     statistics["active_for"] = time.monotonic() - started
 
-    def _iterate(self, driven: machine.Machine) -> Generator[str, Any, None]:
+    def _iterate(self, driven: machine.Machine, owned: Ownership) -> Generator[str, Any, None]:
         is_closed = False
         state: Any = machine.UNDEFINED
         for _old, state in runners.FiniteRunner(driven.finite).run_iter(machine.START):
@@ -185,7 +175,7 @@ class LazyEngine(host.HostEngine):
             if state in machine.TERMINAL:
                 self._conclude(state)
             try:
-                self._idle_since = time.monotonic()
+                owned.set_idle(True)
                 if (yield state):
                     self.suspend()
             except GeneratorExit:
@@ -193,10 +183,9 @@ class LazyEngine(host.HostEngine):
                 if state not in machine.TERMINAL:
                     self.suspend()
             finally:
-                self._idle_since = None
+                owned.set_idle(False)
         if is_closed:
-            if self._lease is not None:
-                self._conclude(state)
+            self._conclude(state)
             return
         if state == states.FAILURE:
             self._conclude(state)
@@ -251,10 +240,8 @@ class LazyEngine(host.HostEngine):
 
     # -- owning the flow --------------------------------------------------
 
-    def _take(self) -> r.FlowRecord | None:
+    def _take(self) -> Ownership | r.FlowRecord:
         """Become the flow's owner; return its record instead if it has ended."""
-        self._is_lost.clear()
-        self._wish_noted = None
         ledger = self.storage.ledger
         meta = self.storage.flow_meta or {}
         request = TakeRequest(
@@ -273,43 +260,25 @@ class LazyEngine(host.HostEngine):
             resumes=self._resumes,
             is_dead=owner.is_dead,
         )
-        answer = self._ask(request)
+        answer = ask(self.storage, request, self._patience_seconds)
         if isinstance(answer, r.Refused):
             return answer.record
-        self._lease = answer.lease
         self.storage.known = None
+        opened = [record for record in answer.arrivals if record.opened_at is not None]
+        owned = Ownership(self.storage, answer.lease, opened, self._suspend_if_running)
         try:
             self._get_ready(answer)
         except BaseException:
-            self._give_up()
+            owned.end()
             raise
-        return None
+        return owned
 
-    def _ask(self, request: TakeRequest) -> r.Taken | r.Refused:
-        give_up_at = time.monotonic() + self._busy_wait_seconds()
-        pause = _FIRST_TRY_SECONDS
-        while True:
-            answer = self.storage.ledger.take(request)
-            if isinstance(answer, r.Taken) or answer.reason == "ended":
-                return answer
-            if answer.reason == "suspended":
-                raise errors.FlowSuspended(
-                    f"flow {request.flow_uuid} is suspended"
-                    + (f" ({answer.record.wish_reason})" if answer.record.wish_reason else "")
-                    + ": Client.resume() or 'lazy-engine resume' lets it go on",
-                    flow_uuid=request.flow_uuid,
-                )
-            left = give_up_at - time.monotonic()
-            if left <= 0:
-                raise errors.FlowBusy(
-                    f"flow {request.flow_uuid} is being run by {answer.record.owner}, whose"
-                    f" lease lasts {answer.wait_seconds:.1f} s more: try again later",
-                    flow_uuid=request.flow_uuid,
-                )
-            time.sleep(min(pause, left))
-            pause = min(_LAST_TRY_SECONDS, pause * 1.5)
+    def _suspend_if_running(self) -> None:
+        if self.storage.get_flow_state() == states.RUNNING:
+            self.suspend()
 
-    def _busy_wait_seconds(self) -> float:
+    @property
+    def _patience_seconds(self) -> float:
         patience = self.options.get("busy_wait_seconds")
         return self._settings.lease_seconds / 2 if patience is None else float(patience)
 
@@ -335,7 +304,6 @@ class LazyEngine(host.HostEngine):
             for record in taken.arrivals
             if record.opened_at is None
         }
-        self._first_arrivals = [record for record in taken.arrivals if record.opened_at is not None]
 
     def _report_gone(self, names: list[str]) -> None:
         message = (
@@ -344,107 +312,6 @@ class LazyEngine(host.HostEngine):
         )
         self.storage.ledger.note_incident(self.storage.flow_uuid, "task gone", message)
         raise errors.FlowIncident(message, flow_uuid=self.storage.flow_uuid)
-
-    def _make_hold(self) -> Hold:
-        assert self._lease is not None
-        return Hold(
-            lease=self._lease,
-            is_active=self._is_active,
-            on_pulse=self._note_pulse,
-            on_lost=self._is_lost.set,
-            flush=self._flush_progress,
-        )
-
-    def _is_active(self) -> bool:
-        idle_since = self._idle_since
-        return idle_since is None or time.monotonic() - idle_since < self._settings.lease_seconds
-
-    def _note_pulse(self, pulse: r.Pulse) -> None:
-        self._wish_noted = pulse.wish
-
-    def _flush_progress(self) -> None:
-        """Write marks and progress of tasks at work; called by the keeper."""
-        with self._write_lock:
-            if self._lease is None:
-                return
-            changes = self.storage.begun_marks()
-            if changes is None:
-                return
-            try:
-                self.storage.ledger.commit(self._lease, changes)
-            except BaseException:
-                self.storage.keep_marks(changes)
-                raise
-
-    def _give_up(self) -> None:
-        """Release the lease if this run still has it."""
-        with self._write_lock:
-            lease, self._lease = self._lease, None
-        if lease is None:
-            return
-        self._has_run = False
-        try:
-            self.storage.ledger.release(lease)
-        except errors.StoreUnavailable as error:
-            LOG.warning(
-                "lease of flow %s not given up, it will run out: %s", lease.flow_uuid, error
-            )
-
-    # -- what the machine asks of its owner -------------------------------
-
-    def commit(self, ending: r.Ending | None = None) -> r.Committed:
-        """Write all that is buffered, fenced; for the machine only.
-
-        A crash before the commit leaves the store as the last commit left it,
-        and the tasks run since will run again; a crash after it leaves the
-        turn complete. Only then is the buffer forgotten and anybody told.
-
-        :raises Fenced: there is a newer owner; nothing was written.
-        """
-        with self._write_lock:
-            lease = self._require_lease()
-            changes = self.storage.changes(ending.state if ending else None)
-            done = self.storage.ledger.commit(lease, changes, ending)
-            if done.refused:
-                return done
-            self.storage.settle()
-            self._wish_noted = done.pulse.wish
-            if done.has_ended:
-                self.storage.known = (lease.epoch, lease.commit_number)
-                self._has_run = ending is not None and ending.is_final
-                self._lease = None
-            return done
-
-    def look(self) -> bool:
-        """Ask the ledger whether outcomes came; for the machine only."""
-        lease = self._require_lease()
-        pulse = self.storage.ledger.pulse(lease)
-        has_news = pulse.arrival_number != lease.pulse.arrival_number
-        lease.pulse = pulse
-        self._wish_noted = pulse.wish
-        return has_news
-
-    def check(self) -> None:
-        """Act on what the keeper noted; for the machine only."""
-        self._require_lease()
-        if self._wish_noted is not None and self.storage.get_flow_state() == states.RUNNING:
-            self.suspend()
-
-    def fetch(self) -> Iterable[r.DelayRecord]:
-        """Return the outcomes to absorb; for the machine only."""
-        first, self._first_arrivals = self._first_arrivals, []
-        if first:
-            return first
-        return self.storage.ledger.arrivals(self._require_lease())
-
-    def _require_lease(self) -> r.Lease:
-        if self._is_lost.is_set() or self._lease is None:
-            raise errors.Fenced(
-                f"flow {self.storage.flow_uuid} has a newer owner: this engine wrote nothing"
-                " and stops; the newer owner carries on",
-                flow_uuid=self.storage.flow_uuid,
-            )
-        return self._lease
 
 
 class _started:

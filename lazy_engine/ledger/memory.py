@@ -93,7 +93,6 @@ class MemoryLedger:
                 rung_at=None,
                 wish=None,
                 wish_reason=None,
-                incident=None,
                 ended_at=None,
                 changed_at=now,
             )
@@ -197,6 +196,7 @@ class MemoryLedger:
                 lease_expires_at=now + int(lease.seconds * 1e6),
                 open_delays=changes.open_delays,
                 state="RUNNING",
+                incident=None,
                 changed_at=now,
             )
             pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)

@@ -70,7 +70,6 @@ class SqlOwnership(SqlBook):
                 rung_at=None,
                 wish=None,
                 wish_reason=None,
-                incident=None,
                 ended_at=None,
                 changed_at=now,
             )
@@ -169,6 +168,7 @@ class SqlOwnership(SqlBook):
                 lease_expires_at=now + sql_row.micros(lease.seconds),
                 open_delays=changes.open_delays,
                 state="RUNNING",
+                incident=None,
                 changed_at=now,
             )
         ).rowcount
