@@ -17,9 +17,7 @@ FLOW_UUID = "5f0c7a52-3f43-4d2c-9d0e-0c8f3a1f7b11"
 
 def park(persistence):
     client = Client(persistence)
-    client.submit(
-        flows.make_order, store={"order": "order 7", "amount": 120}, flow_uuid=FLOW_UUID
-    )
+    client.submit(flows.make_order, store={"order": "order 7", "amount": 120}, flow_uuid=FLOW_UUID)
     print("first run:", client.resume(FLOW_UUID))
 
 

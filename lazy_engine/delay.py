@@ -31,8 +31,9 @@ class Delay(Exception):
     out first and the ``Delay`` returned afterwards. An outcome that arrives in
     between is kept.
 
-    :param timeout_seconds: ``None`` waits as long as it takes. Leaving it out
-        means the engine's default.
+    :param timeout_seconds: ``None``, or left out: wait as long as it takes.
+        Deadlines, and the other arguments that need a clock, are refused by
+        this version.
     :param details: strict JSON (at most 16 KiB) for the people and programs
         that list what waits; it is not secret.
     :raises DelayMisuse: made anywhere but in the ``execute`` of a task that a

@@ -46,6 +46,9 @@ class LazyEngine(host.HostEngine):
         how many threads, with ``threads``.
     ``linger_seconds``
         stay awake that long for quick answers before parking (default 0).
+    ``busy_wait_seconds``
+        how long to wait for another owner to let go of the flow (default: half
+        a lease).
     ``lease_seconds``
         after that long without a sign of life from the engine that owns a
         flow another one may take it (default 30).
@@ -195,7 +198,8 @@ class LazyEngine(host.HostEngine):
 
     def _conclude(self, state: str) -> None:
         """Note, in memory and to listeners, the end that has been committed."""
-        if state == DELAYED and "factory" not in (self.storage.flow_meta or {}):
+        is_shared = self.storage.ledger.guarantees.is_shared
+        if state == DELAYED and is_shared and "factory" not in (self.storage.flow_meta or {}):
             LOG.warning(
                 "flow %s waits and has no factory: nobody can wake it, resume it with"
                 " Client.resume(uuid, flow=...)",

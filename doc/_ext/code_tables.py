@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directives that read tables out of the package, so that no page retypes them.
+
+Where a table needs words of its own (what a column means) the page gives
+them, and the build fails if they do not fit the code any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from lazy_engine import cli, rules
+from lazy_engine.cli import exit_code
+from lazy_engine.ledger import sql_schema
+
+#: Widest column, in characters, for builders that care.
+_WIDEST = 60
+
+
+def load(dotted_name: str) -> Any:
+    """Return the object with that dotted name.
+
+    :raises ImportError, AttributeError: there is none.
+    """
+    module, _, name = dotted_name.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+class CodeDirective(SphinxDirective):
+    """A directive whose source is the package's code."""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[nodes.Node | str]]) -> nodes.table:
+    """Return a table; a cell is text or one inline node (or several, in a paragraph)."""
+    rows = list(rows)
+    group = nodes.tgroup(cols=len(heads))
+    columns = zip(heads, *rows, strict=True)
+    group += [nodes.colspec(colwidth=max(map(_width, cells))) for cells in columns]
+    head, body = nodes.thead(), nodes.tbody()
+    head += _row(heads)
+    body += [_row(row) for row in rows]
+    group += [head, body]
+    whole = nodes.table(classes=["colwidths-auto"])
+    whole += group
+    return whole
+
+
+def _width(cell: nodes.Node | str) -> int:
+    return min(_WIDEST, len(cell if isinstance(cell, str) else cell.astext()) + 4)
+
+
+def _row(cells: Sequence[nodes.Node | str]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        entry = nodes.entry()
+        if isinstance(cell, nodes.paragraph):
+            entry += cell
+        else:
+            entry += nodes.paragraph("", "", nodes.Text(cell) if isinstance(cell, str) else cell)
+        row += entry
+    return row
+
+
+class FlowTransitions(CodeDirective):
+    """List what lazy_engine adds to TaskFlow's own table of flow states."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            (
+                nodes.literal("", start),
+                nodes.literal("", end),
+                "is made" if is_made else "is left out, silently",
+            )
+            for (start, end), is_made in rules.FLOW_TRANSITIONS.items()
+        ]
+        return [table(("From", "To", "The change"), rows)]
+
+
+class FinalStates(CodeDirective):
+    """List the states in which a flow is over."""
+
+    def run(self) -> list[nodes.Node]:
+        items = nodes.bullet_list()
+        for state in sorted(rules.FINAL_STATES):
+            items += nodes.list_item("", nodes.paragraph("", "", nodes.literal("", state)))
+        return [items]
+
+
+class LedgerTable(CodeDirective):
+    """List the columns of one ``lazy_*`` table.
+
+    Argument: the table's name. Content: a line ``column: meaning`` for every
+    column; a missing or surplus one fails the build.
+    """
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        found = sql_schema.build("sqlite").own.tables.get(self.arguments[0])
+        if found is None:
+            raise self.error(f"the ledger has no table {self.arguments[0]!r}")
+        meanings = self._meanings()
+        names = [column.name for column in found.columns]
+        if wrong := set(names) ^ set(meanings):
+            raise self.error(f"{found.name}: columns and meanings differ in {sorted(wrong)}")
+        rows = [self._cells(column, meanings[column.name]) for column in found.columns]
+        return [table(("Column", "Type", "Null", "Meaning"), rows), *self._indexes(found)]
+
+    def _meanings(self) -> dict[str, str]:
+        pairs = (line.partition(":") for line in self.content if line.strip())
+        return {name.strip(): meaning.strip() for name, _, meaning in pairs}
+
+    def _cells(self, column: sa.Column[Any], meaning: str) -> list[nodes.Node | str]:
+        parsed, messages = self.parse_inline(meaning)
+        name = nodes.literal("", column.name)
+        return [
+            nodes.strong("", "", name) if column.primary_key else name,
+            nodes.literal("", str(column.type)),
+            "yes" if column.nullable else "",
+            nodes.paragraph("", "", *parsed, *messages),
+        ]
+
+    def _indexes(self, found: sa.Table) -> list[nodes.Node]:
+        indexes = sorted(found.indexes, key=lambda index: str(index.name))
+        words = [
+            f"{index.name} ({', '.join(column.name for column in index.columns)})"
+            for index in indexes
+        ]
+        key = ", ".join(column.name for column in found.primary_key.columns)
+        text = f"Primary key: {key}." + (f" Indexes: {'; '.join(words)}." if words else "")
+        return [nodes.paragraph("", text)]
+
+
+class HostIndexes(CodeDirective):
+    """List the indexes added to TaskFlow's own tables."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            (nodes.literal("", name), nodes.literal("", host), nodes.literal("", column))
+            for name, (host, column) in sql_schema.HOST_INDEXES.items()
+        ]
+        return [table(("Index", "Table", "Column"), rows)]
+
+
+class SchemaVersion(CodeDirective):
+    """Say which version the tables have."""
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.paragraph("", f"These are the tables of version {sql_schema.VERSION}.")]
+
+
+class ExitCodes(CodeDirective):
+    """List what ``lazy-engine`` exits with."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            (nodes.literal("", str(int(code))), meaning)
+            for code, meaning in exit_code.MEANINGS.items()
+        ]
+        return [table(("Code", "Meaning"), rows)]
+
+
+class CommandHelp(CodeDirective):
+    """Show what ``lazy-engine [COMMAND] --help`` prints; the command is the argument."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        printed = io.StringIO()
+        plain = {"COLUMNS": "88", "NO_COLOR": "1"}
+        before = {name: os.environ.get(name) for name in plain}
+        os.environ.update(plain)
+        try:
+            with contextlib.redirect_stdout(printed):
+                status = cli.main([*self.arguments, "--help"])
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if status != 0 or not printed.getvalue():
+            raise self.error(f"lazy-engine {' '.join(self.arguments)} --help failed")
+        return [nodes.literal_block(printed.getvalue(), printed.getvalue(), language="text")]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("lazy-flow-transitions", FlowTransitions)
+    app.add_directive("lazy-final-states", FinalStates)
+    app.add_directive("lazy-ledger-table", LedgerTable)
+    app.add_directive("lazy-host-indexes", HostIndexes)
+    app.add_directive("lazy-schema-version", SchemaVersion)
+    app.add_directive("lazy-exit-codes", ExitCodes)
+    app.add_directive("lazy-help", CommandHelp)
+    return {"parallel_read_safe": True}
