@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from typing import Any, Final
 
+from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence.backends import impl_memory
 
 from lazy_engine import errors
@@ -18,6 +20,8 @@ __all__ = ["Guarantees", "Ledger", "TakeRequest", "beside", "upgrade"]
 #: Where a backend carries its ledger: one ledger for each backend object, so
 #: that engines and clients which share a backend share its connections too.
 _ATTRIBUTE: Final = "_lazy_engine_ledger"
+
+_UPGRADE_PAUSES_SECONDS: Final = (0.05, 0.2, 0.5)
 
 
 def beside(backend: Any) -> Ledger:
@@ -75,8 +79,7 @@ def upgrade(backend: Any) -> None:
     :raises StoreUnavailable: the store does not answer, or refuses.
     """
     try:
-        with contextlib.closing(backend.get_connection()) as connection:
-            connection.upgrade()
+        _upgrade_host(backend)
     except Exception as error:
         # TaskFlow lets whatever its drivers raise through when it connects.
         cause = getattr(error, "orig", None) or error
@@ -85,3 +88,18 @@ def upgrade(backend: Any) -> None:
             " are address, database and account right?"
         ) from cause
     beside(backend)
+
+
+def _upgrade_host(backend: Any) -> None:
+    for pause_seconds in (*_UPGRADE_PAUSES_SECONDS, None):
+        try:
+            with contextlib.closing(backend.get_connection()) as connection:
+                connection.upgrade()
+        except taskflow_exceptions.StorageFailure:
+            # Two processes that make TaskFlow's tables at the same moment
+            # stand in each other's way; the one that comes second finds them.
+            if pause_seconds is None:
+                raise
+            time.sleep(pause_seconds)
+        else:
+            return

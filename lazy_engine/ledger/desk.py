@@ -31,13 +31,14 @@ class Desk:
     """Receives deliveries to one flow.
 
     :param first_number: the arrival number of the first delivery.
+    :ivar flow: the flow's record, without a ring that this very call noted in vain.
     :ivar arrived: records that got an outcome here, by key.
     :ivar late: records that keep a late outcome since here, by key.
     :ivar calls_for_owner: whether there is an outcome somebody must absorb.
     """
 
     def __init__(self, flow: r.FlowRecord, now: int, first_number: int) -> None:
-        self._flow = flow
+        self.flow = flow
         self._now = now
         self._number = first_number
         self._delays: dict[DelayKey, r.DelayRecord] = {}
@@ -62,7 +63,7 @@ class Desk:
         disposition = rules.judge(
             delay,
             digest=delivery.outcome.digest,
-            flow_is_over=rules.is_over(self._flow),
+            flow_is_over=rules.is_over(self.flow),
             attempt_is_over=rules.attempt_is_over(
                 key.attempt,
                 stored_attempt=stored_attempt(meta, key.kind),
@@ -78,11 +79,14 @@ class Desk:
             # Recorded by this very call, whose connection was lost before
             # the answer came: what it was then, it is now.
             disposition = Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
+            if self.flow.rung_at == delay.arrived_at:
+                # That try noted a ring too, and told nobody to post it.
+                self.flow = dataclasses.replace(self.flow, rung_at=None)
         elif rules.records(disposition):
             delay = self._record(delivery, delay, name)
         elif disposition is Disposition.LATE:
             self._keep_late(delivery, delay, name)
-        if delay is not None and delay.is_unabsorbed and not rules.is_over(self._flow):
+        if delay is not None and delay.is_unabsorbed and not rules.is_over(self.flow):
             self.calls_for_owner = True
         return r.Delivered(
             disposition=disposition, task_name=name or (delay.task_name if delay else "")

@@ -113,6 +113,10 @@ class Keeper:
             except errors.LazyEngineError as error:
                 # Progress is a courtesy; what matters fails in the owner's thread.
                 LOG.info("progress of flow %s not written: %s", hold.lease.flow_uuid, error)
+            except Exception:
+                # What a task gives as progress may be anything, and the thread
+                # must live: the leases of other flows depend on it too.
+                LOG.exception("progress of flow %s not written", hold.lease.flow_uuid)
 
     def _renew(self, hold: Hold, now: float) -> None:
         if not hold.is_active():

@@ -94,6 +94,8 @@ class MemoryLedger:
                 wish=None,
                 wish_reason=None,
                 ended_at=None,
+                # From now on outcomes are for the new run.
+                state="RUNNING" if rules.is_over(before_or_new) else before_or_new.state,
                 changed_at=now,
             )
             detail = None
@@ -127,8 +129,9 @@ class MemoryLedger:
             has_factory=request.newcomer.has_factory,
             job_name=request.newcomer.job_name,
             job_priority=request.newcomer.job_priority,
-            book_uuid=book.uuid if book else None,
-            book_name=book.name if book else None,
+            # A logbook without its flows is false.
+            book_uuid=None if book is None else book.uuid,
+            book_name=None if book is None else book.name,
             created_at=now,
         )
 
@@ -310,7 +313,7 @@ class MemoryLedger:
             items = [desk.receive(delivery) for delivery in deliveries]
             delays.update(desk.arrived)
             delays.update(desk.late)
-            may_ring = desk.calls_for_owner and rules.may_ring(record, now)
+            may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
             self._flows[flow_uuid] = dataclasses.replace(
                 record,
                 arrival_number=record.arrival_number + len(deliveries),

@@ -232,6 +232,7 @@ class Lease:
     Belongs to the engine that took it; ``commit_number`` and ``pulse`` move.
 
     :ivar seconds: length of the lease.
+    :ivar is_unsure: whether the last commit may have been carried out although it failed.
     """
 
     flow_uuid: str
@@ -241,6 +242,7 @@ class Lease:
     seconds: float
     key_id: str
     pulse: Pulse
+    is_unsure: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,12 @@ _SQLITE_BUSY_SECONDS: Final = 30.0
 _TRIES: Final = 6
 
 #: SQLSTATEs after which the whole transaction may simply be tried again:
-#: serialization failure and deadlock (PostgreSQL, appendix A).
-_RETRY_STATES: Final = ("40001", "40P01")
+#: serialization failure, deadlock, and a unique violation, after which the
+#: next try finds the row that somebody else made first (PostgreSQL, appendix A).
+_RETRY_STATES: Final = ("40001", "40P01", "23505")
 
-#: MySQL's numbers for the same: deadlock and lock wait timeout.
-_RETRY_NUMBERS: Final = (1213, 1205)
+#: MySQL's numbers for the same: deadlock, lock wait timeout, duplicate entry.
+_RETRY_NUMBERS: Final = (1213, 1205, 1062)
 
 #: Server states in which a connection is refused for the moment
 #: (PostgreSQL: admin shutdown, crash shutdown, cannot connect now).

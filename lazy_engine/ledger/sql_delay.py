@@ -88,7 +88,7 @@ class DelayRows:
         rows = connection.execute(
             sa.select(self._table)
             .where(c.flow_uuid == flow_uuid)
-            .order_by(c.opened_at, c.atom_uuid, c.kind, c.attempt)
+            .order_by(sa.func.coalesce(c.opened_at, 0), c.atom_uuid, c.kind, c.attempt)
         )
         return [sql_row.to_delay(dict(row._mapping)) for row in rows]
 

@@ -48,7 +48,7 @@ class SqlDelivery(SqlBook):
         desk.put_atoms(self._details.atom_states(connection, unseen))
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
-        may_ring = desk.calls_for_owner and rules.may_ring(record, now)
+        may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
         if may_ring and rings:
             connection.execute(
                 sa.update(flows).where(flows.c.flow_uuid == flow_uuid).values(rung_at=now)

@@ -56,8 +56,9 @@ class SqlOwnership(SqlBook):
         if dead_epoch is not None:
             is_free = sa.or_(is_free, flows.c.epoch == dead_epoch)
         wanted = sa.and_(flows.c.flow_uuid == request.flow_uuid, is_free)
+        has_ended = flows.c.state.in_(sorted(rules.FINAL_STATES))
         if not request.may_rerun:
-            wanted = sa.and_(wanted, flows.c.state.not_in(sorted(rules.FINAL_STATES)))
+            wanted = sa.and_(wanted, sa.not_(has_ended))
         if not request.resumes:
             wanted = sa.and_(wanted, flows.c.wish.is_(None))
         taken = connection.execute(
@@ -71,6 +72,8 @@ class SqlOwnership(SqlBook):
                 wish=None,
                 wish_reason=None,
                 ended_at=None,
+                # From now on outcomes are for the new run.
+                state=sa.case((has_ended, "RUNNING"), else_=flows.c.state),
                 changed_at=now,
             )
         ).rowcount
@@ -139,13 +142,30 @@ class SqlOwnership(SqlBook):
     def commit(
         self, lease: r.Lease, changes: r.Changes, ending: r.Ending | None = None
     ) -> r.Committed:
+        if lease.is_unsure:
+            self._make_sure(lease)
         try:
             done = self._transactor.write(lambda c: self._commit(c, lease, changes, ending))
         except MustAbsorbFirst as refusal:
             return r.Committed(pulse=lease.pulse, refused=refusal.records)
+        except errors.StoreUnavailable:
+            lease.is_unsure = True
+            raise
         lease.commit_number += 1
         lease.pulse = done.pulse
         return done
+
+    def _make_sure(self, lease: r.Lease) -> None:
+        """Find out whether a commit was carried out whose answer never came.
+
+        Otherwise the next commit, with other changes and the same number,
+        would be taken for the repetition of that one and not be written.
+        """
+        row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))
+        if row is None or row[0].epoch != lease.epoch or row[0].owner != lease.owner:
+            raise fenced(lease)
+        lease.commit_number = row[0].commit_number
+        lease.is_unsure = False
 
     def _commit(
         self,

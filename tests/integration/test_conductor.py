@@ -76,8 +76,10 @@ def client_on(
 
 def parked(client: Client, count: int = 1) -> list[str]:
     uuids = [client.submit(wake_flows.one_wait) for _ in range(count)]
-    for flow_uuid in uuids:
-        wait_until(lambda: client.flow(flow_uuid).state == "DELAYED", timeout_seconds=30)
+    wait_until(
+        lambda: {client.flow(flow_uuid).state for flow_uuid in uuids} == {"DELAYED"},
+        timeout_seconds=30,
+    )
     return uuids
 
 

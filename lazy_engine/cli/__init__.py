@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line ``lazy-engine``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+
+from lazy_engine import errors
+from lazy_engine.cli import conductor, delivery, exit_code, flow, parser, show, story
+from lazy_engine.cli.exit_code import CommandFailed, ExitCode
+from lazy_engine.cli.output import Output
+from lazy_engine.cli.session import Session
+
+__all__ = ["ExitCode", "main"]
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    :param argv: the arguments, without the program's name; ``None`` means
+        those of this process.
+    """
+    whole = parser.build(_add_commands, metadata.version("lazy_engine"))
+    try:
+        arguments = whole.parse_args(argv)
+    except SystemExit as ending:
+        return int(ending.code or 0)
+    parser.complete_shared(arguments)
+    if arguments.command is None:
+        whole.print_help(sys.stderr)
+        return ExitCode.WRONG_USE
+    _set_up_logging(arguments)
+    output = Output(is_json=arguments.json)
+    session = Session(arguments.persistence, arguments.jobboard, output)
+    try:
+        return int(arguments.act(session, arguments))
+    except KeyboardInterrupt:
+        output.error("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        if arguments.debug:
+            output.trace(traceback.format_exc())
+        output.error(_words(error))
+        return exit_code.of_error(error)
+    finally:
+        session.close()
+
+
+def _add_commands(commands: parser.Commands) -> None:
+    for module in (flow, show, delivery, conductor, story):
+        module.add(commands)
+
+
+def _words(error: Exception) -> str:
+    text = str(error).strip() or "(no message)"
+    is_ours = isinstance(error, (CommandFailed, errors.LazyEngineError))
+    if exit_code.of_error(error) is ExitCode.FAILED and not is_ours:
+        return f"{type(error).__name__}: {text}"
+    return text
+
+
+def _set_up_logging(arguments: argparse.Namespace) -> None:
+    quiet = getattr(arguments, "log_level", None)
+    level = logging.DEBUG if arguments.debug else logging.INFO if arguments.verbose else quiet
+    if level is None:
+        # Otherwise Python prints warnings of libraries among the answers.
+        logging.getLogger().addHandler(logging.NullHandler())
+    else:
+        logging.basicConfig(
+            level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )

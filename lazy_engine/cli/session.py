@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one call of the command line works with: the store, the job board, the output."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+from taskflow import exceptions as taskflow_exceptions
+from taskflow.jobs import backends as job_backends
+
+from lazy_engine import errors
+from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
+from lazy_engine.cli.output import Output
+from lazy_engine.client import Client, open_backend
+
+LOG = logging.getLogger(__name__)
+
+_BOARD_NAME: Final = "lazy-engine"
+
+
+class Session:
+    """Opens the store and the job board when they are asked for; closes them in the end.
+
+    :param persistence: the store's address, or ``None``.
+    :param jobboard: the job board's address, or ``None``.
+    """
+
+    def __init__(self, persistence: str | None, jobboard: str | None, output: Output) -> None:
+        self.output = output
+        self.persistence = persistence
+        self.jobboard = jobboard
+        self._closing = contextlib.ExitStack()
+        for address in (persistence, jobboard):
+            output.hide(_password(address))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._closing.close()
+
+    @property
+    def store_name(self) -> str:
+        """The store's address without its password."""
+        return _url(self._require_persistence()).render_as_string(hide_password=True)
+
+    def open_store(self, *, may_create: bool = False) -> Any:
+        """Return the persistence backend.
+
+        :param may_create: an SQLite file that does not exist is made.
+        :raises UsageError: none was named, or not in a way that can be read.
+        :raises UnsupportedBackend: there is no ledger for it.
+        :raises StoreUnavailable: it cannot be reached.
+        """
+        address = self._require_persistence()
+        url = _url(address)
+        if url.get_backend_name() == "sqlite" and not may_create:
+            _require_file(url)
+        if url.get_backend_name() == "memory":
+            raise UsageError("a memory store ends with the command that made it: use sqlite")
+        try:
+            backend = open_backend(address)
+        except ValueError as error:
+            if isinstance(error, errors.LazyEngineError):
+                raise
+            raise UsageError(f"--persistence {self.store_name}: {error}") from error
+        self._closing.callback(backend.close)
+        return backend
+
+    def open_client(self, *, may_create: bool = False, rings: bool = False) -> Client:
+        """Return a client; see :meth:`open_store` for what is raised.
+
+        :param rings: connect to the job board too, if there is one.
+        :raises BoardUnreachable: it does not answer.
+        """
+        backend = self.open_store(may_create=may_create)
+        board = self.open_board(backend) if rings and self.jobboard else None
+        return Client(backend, board)
+
+    def open_board(self, backend: Any) -> Any:
+        """Return the job board, connected.
+
+        :raises UsageError: none was named, or not in a way that can be read.
+        :raises BoardUnreachable: it does not answer.
+        """
+        if not self.jobboard:
+            raise UsageError(
+                "no job board: give --jobboard zookeeper://host:port/path, or set"
+                " LAZY_ENGINE_JOBBOARD"
+            )
+        conf = board_conf(self.jobboard)
+        try:
+            board = job_backends.fetch(_BOARD_NAME, conf, persistence=backend)
+        except taskflow_exceptions.NotFound as error:
+            raise UsageError(
+                f"there is no job board of kind {self.jobboard.partition(':')[0]!r}"
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--jobboard: {error}") from error
+        try:
+            board.connect()
+        except Exception as error:
+            # TaskFlow lets whatever its drivers raise through when it connects.
+            raise BoardUnreachable(
+                f"cannot reach the job board at {board_name(self.jobboard)}:"
+                f" {_first_line(error)}; is the server up, and is the address right?"
+            ) from error
+        self._closing.callback(_close_board, board)
+        return board
+
+    @contextlib.contextmanager
+    def others_code(self) -> Iterator[None]:
+        """While a flow's own code runs, send what it prints to stderr.
+
+        Standard output carries the command's answer and nothing else.
+        """
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+
+    def _require_persistence(self) -> str:
+        if not self.persistence:
+            raise UsageError(
+                "no store: give --persistence sqlite:////path/to/flows.db, or set"
+                " LAZY_ENGINE_PERSISTENCE"
+            )
+        return self.persistence
+
+
+def _url(address: str) -> sa.URL:
+    try:
+        return sa.engine.make_url(address)
+    except (sa_exc.ArgumentError, ValueError) as error:
+        raise UsageError(
+            "--persistence takes an address such as sqlite:////path/to/flows.db or"
+            " postgresql+psycopg://user@host/database"
+        ) from error
+
+
+def _require_file(url: sa.URL) -> None:
+    name = url.database or ""
+    if name in ("", ":memory:") or name.startswith("file:"):
+        return
+    if not pathlib.Path(name).exists():
+        raise errors.StoreUnavailable(
+            f"there is no SQLite file {name}: 'lazy-engine init' makes it (or is the path wrong?)"
+        )
+
+
+def board_conf(address: str) -> dict[str, Any]:
+    """Return TaskFlow's configuration for a job board's address.
+
+    ZooKeeper's is read here, since TaskFlow takes only one host from an
+    address. ``check_compatible`` is off unless it is asked for: TaskFlow's
+    check needs a four letter word that ZooKeeper's own default forbids.
+
+    :raises UsageError: it is no address.
+    """
+    kind, separator, rest = address.partition("://")
+    if not separator or not kind:
+        raise UsageError("--jobboard takes an address such as zookeeper://host:port/path")
+    if kind != "zookeeper":
+        return {"board": address}
+    place, _, query = rest.partition("?")
+    hosts, slash, path = place.partition("/")
+    if not hosts:
+        raise UsageError("--jobboard names no host: zookeeper://host:port/path")
+    conf: dict[str, Any] = {"board": kind, "hosts": hosts, "check_compatible": False}
+    if path.rstrip("/"):
+        conf["path"] = slash + path.rstrip("/")
+    conf.update(urllib.parse.parse_qsl(query))
+    return conf
+
+
+def board_name(address: str) -> str:
+    """Return a job board's address without password and options."""
+    kind, _, rest = address.partition("://")
+    return f"{kind}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
+def _first_line(error: Exception) -> str:
+    # TaskFlow's errors bring their causes along, a line for each.
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _password(address: str | None) -> str | None:
+    try:
+        return urllib.parse.urlsplit(address or "").password
+    except ValueError:
+        return None
+
+
+def _close_board(board: Any) -> None:
+    try:
+        board.close()
+    except Exception as error:
+        # The answer has been given; a server that went away changes nothing.
+        LOG.info("job board not closed: %s", error)

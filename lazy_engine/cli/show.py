@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``show``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+from typing import Any
+
+from lazy_engine import ledger
+from lazy_engine.cli import argument, parser, structure
+from lazy_engine.cli.exit_code import ExitCode
+from lazy_engine.cli.session import Session
+from lazy_engine.cli.structure import Structure
+from lazy_engine.cli.tree import Tree
+from lazy_engine.view import FlowView
+
+
+def add(commands: parser.Commands) -> None:
+    """Add the command to the parser."""
+    show = commands.add(
+        "show",
+        _show,
+        "draw a flow as a tree: states, ages, and what it waits for",
+        details="Uses the flow's factory for its structure, where it can be imported.",
+    )
+    show.add_argument("flow", metavar="FLOW", help="the flow's uuid")
+
+
+def _show(session: Session, arguments: argparse.Namespace) -> int:
+    argument.look_in_current_directory()
+    client = session.open_client()
+    flow = client.flow(arguments.flow)
+    with session.others_code():
+        found = structure.read(client.backend, flow.uuid)
+    if session.output.is_json:
+        session.output.json(_document(flow, found))
+        return ExitCode.DONE
+    now = datetime.datetime.fromtimestamp(
+        ledger.beside(client.backend).now() / 1e6, tz=datetime.UTC
+    )
+    known = found if isinstance(found, Structure) else None
+    for line in Tree(session.output, flow, known, now).lines():
+        session.output.line(line)
+    if isinstance(found, str):
+        session.output.remark(f"a flat list, since the flow's structure is unknown: {found}")
+    return ExitCode.DONE
+
+
+def _document(flow: FlowView, found: Structure | str) -> dict[str, Any]:
+    """Return the JSON for a flow: the fields of ``FlowView``, and ``structure``."""
+    document = dataclasses.asdict(flow)
+    document["structure"] = found.root.to_dict() if isinstance(found, Structure) else None
+    return document

@@ -1,0 +1,1336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every ledger promises, tried on every kind of store with one suite."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from taskflow import states
+from taskflow.persistence import backends, models
+
+from lazy_engine import errors, ledger
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger import TakeRequest, owner
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import META_ATTEMPTS
+from lazy_engine.outcome import Failed, Result
+from lazy_engine.receipt import Disposition
+from lazy_engine.token import EXECUTE, REVERT, DelayKey
+from tests.waiting import wait_until
+
+STORES = ("memory", "sqlite", "postgresql")
+A_LONG_LEASE = 600.0
+A_SHORT_LEASE = 0.2
+PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
+RESTS = r.Ending(state=states.SUSPENDED, is_final=False, absorbs=False)
+SUCCEEDS = r.Ending(state=states.SUCCESS, is_final=True, absorbs=True)
+
+
+@dataclasses.dataclass
+class Store:
+    """One store with a ledger, and a second ledger on it as another process would have one."""
+
+    name: str
+    url: str | None
+    backend: Any
+    ledger: Any
+    other: Any
+
+    def only_shared(self) -> None:
+        """Skip where there is one process and no connection, so nothing of this can happen."""
+        if not self.ledger.guarantees.is_shared:
+            pytest.skip("only where other processes and connections can be lost")
+
+
+def _open(url: str) -> Any:
+    backend = backends.fetch({"connection": url})
+    ledger.upgrade(backend)
+    return backend
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        backend = backends.fetch({"connection": "memory://"})
+        with contextlib.closing(backend):
+            only = ledger.beside(backend)
+            yield Store("memory", None, backend, only, only)
+        return
+    url = request.getfixturevalue(f"{request.param}_url")
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(2):
+            backend = _open(url)
+            stack.callback(backend.close)
+            stack.callback(ledger.beside(backend).close)
+            opened.append(backend)
+        first, second = opened
+        yield Store(request.param, url, first, ledger.beside(first), ledger.beside(second))
+
+
+@dataclasses.dataclass
+class Flow:
+    """A stored flow with one task, and what an engine and a deliverer would do to it."""
+
+    ledger: Any
+    other: Any
+    uuid: str
+    detail: models.FlowDetail
+    task: models.TaskDetail
+
+    def request(self, **changes: Any) -> TakeRequest:
+        wanted: dict[str, Any] = {
+            "flow_uuid": self.uuid,
+            "owner": f"somewhere/-/1/-/{uuid.uuid4().hex[:8]}",
+            "seconds": A_LONG_LEASE,
+            "newcomer": r.Newcomer(
+                flow_name="flow", has_factory=True, key_id=self.ledger.signing_key().key_id
+            ),
+            "known": None,
+            "may_rerun": False,
+            "resumes": False,
+            "is_dead": lambda _owner: False,
+        }
+        return TakeRequest(**{**wanted, **changes})
+
+    def take(self, **changes: Any) -> r.Taken:
+        taken = self.ledger.take(self.request(**changes))
+        assert isinstance(taken, r.Taken), taken
+        return taken
+
+    def refused(self, **changes: Any) -> r.Refused:
+        refused = self.other.take(self.request(**changes))
+        assert isinstance(refused, r.Refused), refused
+        return refused
+
+    def key(self, attempt: int = 1, kind: str = EXECUTE, atom_uuid: str | None = None) -> DelayKey:
+        return DelayKey(
+            flow_uuid=self.uuid,
+            atom_uuid=atom_uuid or self.task.uuid,
+            kind=kind,
+            attempt=attempt,
+        )
+
+    def changes(self, **changes: Any) -> r.Changes:
+        flow = self.detail.copy(retain_contents=False)
+        flow.state = changes.pop("flow_state", states.RUNNING)
+        return r.Changes(flow=flow, flow_is_dirty=True, **changes)
+
+    def mark(self, state: str, attempt: int) -> r.AtomChange:
+        """Return the change that stores the task's state and attempt."""
+        self.task.state = state
+        self.task.meta = {META_ATTEMPTS: {EXECUTE: attempt}}
+        return r.AtomChange(detail=self.task.copy(), columns=frozenset(("state", "meta")))
+
+    def begin(self, lease: r.Lease, attempt: int = 1) -> None:
+        self.ledger.commit(lease, self.changes(atoms=[self.mark(states.RUNNING, attempt)]))
+
+    def opening(self, attempt: int = 1, details_text: str | None = None) -> r.Changes:
+        opened = r.DelayOpening(
+            key=self.key(attempt), task_name=self.task.name, details_text=details_text
+        )
+        return self.changes(
+            flow_state=DELAYED, open_delays=1, atoms=[self.mark(DELAYED, attempt)], opened=[opened]
+        )
+
+    def park(self, attempt: int = 1) -> r.Lease:
+        """Take the flow, open a delay, and give the flow up."""
+        lease = self.take().lease
+        done = self.ledger.commit(lease, self.opening(attempt), PARKS)
+        assert done.has_ended
+        return lease
+
+    def absorb(
+        self, lease: r.Lease, *keys: DelayKey, ending: r.Ending | None = None
+    ) -> r.Committed:
+        change = self.mark(states.SUCCESS, 1)
+        return self.ledger.commit(lease, self.changes(atoms=[change], absorbed=keys), ending)
+
+    def closing(self, reason: str, up_to_attempt: int = 1) -> r.DelayClosing:
+        return r.DelayClosing(
+            atom_uuid=self.task.uuid, kind=EXECUTE, up_to_attempt=up_to_attempt, reason=reason
+        )
+
+    def delivery(self, value: Any = "answer", **changes: Any) -> r.Delivery:
+        wanted = value if isinstance(value, (Result, Failed)) else Result(value)
+        key = changes.pop("key", None) or self.key(**changes)
+        return r.Delivery(key=key, outcome=self.other.encode(wanted), delivery_id=str(uuid.uuid4()))
+
+    def deliver(self, value: Any = "answer", *, rings: bool = True, **changes: Any) -> Any:
+        return self.other.deliver(self.uuid, [self.delivery(value, **changes)], rings=rings)
+
+    def disposition(self, value: Any = "answer", **changes: Any) -> Disposition:
+        (item,) = self.deliver(value, **changes).items
+        return item.disposition
+
+    def record(self) -> r.FlowRecord:
+        record = self.other.flow(self.uuid)
+        assert record is not None
+        return record
+
+    def delay(self, attempt: int = 1) -> r.DelayRecord:
+        (found,) = (d for d in self.other.delays_of(self.uuid) if d.key == self.key(attempt))
+        return found
+
+    def stored_task(self) -> models.TaskDetail:
+        detail = self.other.detail(self.uuid)
+        assert detail is not None
+        return detail.find(self.task.uuid)
+
+    def snapshot(self) -> Any:
+        """Return all that is stored of the flow, for comparison."""
+        detail = self.other.detail(self.uuid)
+        return (
+            self.other.flow(self.uuid),
+            self.other.delays_of(self.uuid),
+            None if detail is None else (detail.to_dict(), [a.to_dict() for a in detail]),
+        )
+
+
+def make_flow(store: Store, name: str = "task") -> Flow:
+    """Store a flow with one task that has not begun, and no ledger record of it yet."""
+    detail = models.FlowDetail("flow", str(uuid.uuid4()))
+    detail.meta = {}
+    task = models.TaskDetail(name, str(uuid.uuid4()))
+    task.state, task.intention, task.meta, task.version = states.PENDING, states.EXECUTE, {}, "1.0"
+    book = models.LogBook("book")
+    stored = detail.copy()
+    stored.add(task.copy())
+    book.add(stored)
+    with contextlib.closing(store.backend.get_connection()) as connection:
+        connection.save_logbook(book)
+    return Flow(store.ledger, store.other, detail.uuid, detail, task)
+
+
+@pytest.fixture
+def flow(store: Store) -> Flow:
+    return make_flow(store)
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """Call all at the same moment, each in a thread, and return what they answer."""
+    barrier = threading.Barrier(len(works))
+
+    def one(work: Callable[[], Any]) -> Any:
+        barrier.wait(timeout=30)
+        return work()
+
+    with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
+        return [future.result(timeout=60) for future in [pool.submit(one, w) for w in works]]
+
+
+# -- taking the lease ------------------------------------------------------
+
+
+def test_first_take_makes_the_record_with_epoch_one(flow: Flow) -> None:
+    assert flow.other.flow(flow.uuid) is None
+    taken = flow.take(owner="me")
+    assert (taken.lease.epoch, taken.lease.commit_number, taken.lease.owner) == (1, 0, "me")
+    record = flow.record()
+    assert (record.epoch, record.owner, record.has_factory) == (1, "me", True)
+    assert record.key_id == taken.lease.key_id == flow.ledger.signing_key().key_id
+    assert record.book_name == "book"
+    assert record.lease_expires_at is not None
+    assert record.lease_expires_at > flow.ledger.now() + (A_LONG_LEASE - 60) * 1e6
+
+
+def test_take_of_an_unknown_flow_says_so(store: Store) -> None:
+    flow = make_flow(store)
+    stranger = str(uuid.uuid4())
+    with pytest.raises(errors.UnknownFlow) as caught:
+        store.ledger.take(flow.request(flow_uuid=stranger))
+    assert caught.value.flow_uuid == stranger
+    assert store.ledger.flow(stranger) is None
+
+
+def test_take_raises_the_epoch_each_time(flow: Flow) -> None:
+    epochs = []
+    for _ in range(3):
+        lease = flow.take().lease
+        epochs.append(lease.epoch)
+        flow.ledger.release(lease)
+    assert epochs == [1, 2, 3]
+
+
+def test_take_reads_the_details_anew(flow: Flow) -> None:
+    flow.park()
+    taken = flow.take()
+    assert taken.detail is not None
+    assert [(a.name, a.state, a.meta) for a in taken.detail] == [
+        ("task", DELAYED, {META_ATTEMPTS: {EXECUTE: 1}})
+    ]
+    assert taken.detail.state == DELAYED
+
+
+def test_known_engine_reads_nothing_if_nobody_ran_the_flow_since(flow: Flow) -> None:
+    parked = flow.park()
+    taken = flow.take(known=(parked.epoch, parked.commit_number))
+    assert taken.detail is None
+
+
+def test_known_engine_reads_anew_after_another_owner(flow: Flow) -> None:
+    parked = flow.park()
+    flow.ledger.release(flow.take().lease)
+    assert flow.take(known=(parked.epoch, parked.commit_number)).detail is not None
+
+
+def test_known_engine_reads_anew_after_another_commit(flow: Flow) -> None:
+    lease = flow.take().lease
+    known = (lease.epoch, lease.commit_number)
+    flow.begin(lease)
+    flow.ledger.release(lease)
+    assert flow.take(known=known).detail is not None
+
+
+def test_known_engine_still_gets_the_arrivals(flow: Flow) -> None:
+    parked = flow.park()
+    flow.deliver("came while parked")
+    taken = flow.take(known=(parked.epoch, parked.commit_number))
+    assert taken.detail is None
+    assert [flow.ledger.decode(d.outcome) for d in taken.arrivals] == ["came while parked"]
+
+
+def test_take_is_refused_while_another_lease_lives(flow: Flow) -> None:
+    flow.take(owner="first", seconds=100)
+    before = flow.snapshot()
+    refused = flow.refused(owner="second")
+    assert refused.reason == "busy"
+    assert refused.record.owner == "first"
+    assert 50 < refused.wait_seconds <= 100
+    assert flow.snapshot() == before
+
+
+def test_owner_may_take_its_own_flow_again(flow: Flow) -> None:
+    """A take whose answer was lost is asked again under the same name."""
+    first = flow.take(owner="me")
+    second = flow.take(owner="me")
+    assert second.lease.epoch == first.lease.epoch + 1
+
+
+def test_take_is_refused_when_the_flow_has_ended(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    before = flow.snapshot()
+    refused = flow.refused()
+    assert (refused.reason, refused.record.state) == ("ended", states.SUCCESS)
+    assert flow.snapshot() == before
+
+
+def test_ended_flow_can_be_taken_to_run_it_again(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    assert flow.take(may_rerun=True).lease.epoch == 2
+    assert flow.record().ended_at is None
+
+
+def test_take_is_refused_while_suspended_and_granted_to_who_resumes(flow: Flow) -> None:
+    flow.park()
+    flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, "holiday")
+    before = flow.snapshot()
+    refused = flow.refused()
+    assert (refused.reason, refused.record.wish_reason) == ("suspended", "holiday")
+    assert flow.snapshot() == before
+    flow.take(resumes=True)
+    assert (flow.record().wish, flow.record().wish_reason) == (None, None)
+
+
+def test_lease_of_a_dead_owner_is_taken_over_early(flow: Flow, store: Store) -> None:
+    store.only_shared()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    parts = owner.name().split("/")
+    parts[2:4] = [str(child.pid), owner._started(child.pid) or ""]  # the child's own name
+    first = flow.take(owner="/".join(parts))
+    assert flow.refused(is_dead=owner.is_dead).reason == "busy"
+    child.communicate(b"\n")
+    second = flow.other.take(flow.request(is_dead=owner.is_dead))
+    assert isinstance(second, r.Taken)
+    assert second.lease.epoch == first.lease.epoch + 1
+    with pytest.raises(errors.Fenced):
+        flow.ledger.renew(first.lease)
+
+
+def test_only_the_owner_that_was_seen_dead_loses_its_lease(flow: Flow, store: Store) -> None:
+    """Between looking at the owner and taking, a living one may have come."""
+    store.only_shared()
+    flow.take(owner="dead")
+
+    def is_dead_but_replaced(name: str) -> bool:
+        if name == "dead":
+            flow.take(owner="alive", is_dead=lambda seen: seen == "dead")
+        return name == "dead"
+
+    refused = flow.refused(owner="late", is_dead=is_dead_but_replaced)
+    assert (refused.reason, refused.record.owner) == ("busy", "alive")
+    assert flow.record().owner == "alive"
+
+
+def test_expired_lease_is_taken_over_and_its_owner_fenced(flow: Flow) -> None:
+    old = flow.take(seconds=A_SHORT_LEASE).lease
+    new = wait_until(
+        lambda: isinstance(answer := flow.other.take(flow.request()), r.Taken) and answer,
+        what="the lease to run out",
+    ).lease
+    assert new.epoch == old.epoch + 1
+    before = flow.snapshot()
+    with pytest.raises(errors.Fenced):
+        flow.begin(old)
+    with pytest.raises(errors.Fenced):
+        flow.ledger.pulse(old)
+    with pytest.raises(errors.Fenced):
+        flow.ledger.renew(old)
+    flow.ledger.release(old)
+    assert flow.snapshot() == before
+
+
+def test_expiry_alone_fences_nobody(flow: Flow) -> None:
+    lease = flow.take(seconds=0.001).lease
+    wait_until(lambda: flow.ledger.now() > flow.record().lease_expires_at)
+    assert flow.ledger.commit(lease, flow.changes()).pulse.wish is None
+    flow.ledger.renew(lease)
+
+
+def test_renewal_prolongs_the_lease(flow: Flow) -> None:
+    lease = flow.take(seconds=A_SHORT_LEASE).lease
+    first = flow.record().lease_expires_at
+    wait_until(lambda: flow.ledger.now() > first)
+    flow.ledger.renew(lease)
+    assert flow.record().lease_expires_at >= first + A_SHORT_LEASE * 1e6 / 2
+
+
+def test_renewal_brings_wishes_and_arrivals(flow: Flow) -> None:
+    flow.park()
+    lease = flow.take().lease
+    seen = flow.ledger.renew(lease)
+    assert seen == r.Pulse(wish=None, arrival_number=lease.pulse.arrival_number)
+    flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, None)
+    flow.deliver()
+    seen = flow.ledger.renew(lease)
+    assert seen.wish == r.WISH_SUSPEND
+    assert seen.arrival_number > lease.pulse.arrival_number
+    assert flow.ledger.pulse(lease) == seen
+
+
+def test_release_gives_the_flow_up_at_once(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.release(lease)
+    assert (flow.record().owner, flow.record().lease_expires_at) == (None, None)
+    assert flow.take().lease.epoch == 2
+    flow.ledger.release(lease)  # a second time it is somebody else's
+    assert flow.record().owner is not None
+
+
+def test_concurrent_takers_of_a_parked_flow_exactly_one_gets_it(flow: Flow) -> None:
+    flow.park()
+    answers = at_once(*(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4))
+    assert sum(isinstance(answer, r.Taken) for answer in answers) == 1
+    assert flow.record().epoch == 2
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_concurrent_first_takers_exactly_one_gets_it(store: Store, round_: int) -> None:
+    """The record does not exist yet: all of them try to make it."""
+    flow = make_flow(store)
+    answers = at_once(*(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4))
+    assert sum(isinstance(answer, r.Taken) for answer in answers) == 1
+    assert flow.record().epoch == 1
+
+
+def test_concurrent_submitters_of_one_flow_exactly_one_makes_it(store: Store) -> None:
+    flow_uuid = str(uuid.uuid4())
+    key_id = store.ledger.signing_key().key_id
+
+    def submit(on: Any) -> Any:
+        detail = models.FlowDetail("flow", flow_uuid)
+        detail.meta = {}
+        return on.submit(
+            r.Submission(detail=detail, book=models.LogBook("book"), key_id=key_id, is_rung=False)
+        )
+
+    answers = at_once(*(lambda one=one: submit(one) for one in [store.ledger, store.other] * 4))
+    assert sorted(is_new for _, is_new in answers) == [False] * 7 + [True]
+    assert len({record.book_uuid for record, _ in answers}) == 1
+
+
+# -- committing ------------------------------------------------------------
+
+
+def test_commit_writes_details_and_counts(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert lease.commit_number == flow.record().commit_number == 1
+    assert flow.stored_task().state == states.RUNNING
+    flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 1)]))
+    assert lease.commit_number == flow.record().commit_number == 2
+    assert flow.stored_task().state == states.SUCCESS
+
+
+def test_commit_stores_new_atoms_and_results(flow: Flow) -> None:
+    lease = flow.take().lease
+    atom = models.TaskDetail("second", str(uuid.uuid4()))
+    atom.state, atom.intention, atom.meta, atom.version = "SUCCESS", "EXECUTE", {"a": 1}, "1.0"
+    atom.results = {"ip": ["10.0.0.1"]}
+    change = r.AtomChange(detail=atom, columns=frozenset(), is_new=True)
+    flow.ledger.commit(lease, flow.changes(atoms=[change]))
+    stored = flow.other.detail(flow.uuid).find(atom.uuid)
+    assert (stored.name, stored.state, stored.results) == (
+        "second",
+        "SUCCESS",
+        {"ip": ["10.0.0.1"]},
+    )
+
+
+def test_commit_of_a_superseded_owner_writes_nothing(flow: Flow) -> None:
+    old = flow.take(owner="me").lease
+    new = flow.take(owner="me").lease
+    before = flow.snapshot()
+    with pytest.raises(errors.Fenced) as caught:
+        flow.begin(old)
+    assert caught.value.flow_uuid == flow.uuid
+    with pytest.raises(errors.Fenced):
+        flow.ledger.commit(old, flow.opening(), PARKS)
+    assert flow.snapshot() == before
+    flow.begin(new)
+
+
+def test_owner_that_was_released_by_the_end_cannot_commit_for_a_successor(flow: Flow) -> None:
+    old = flow.park()
+    flow.take()
+    with pytest.raises(errors.Fenced):
+        flow.ledger.commit(old, flow.changes(), PARKS)
+
+
+def test_commit_renews_the_lease(flow: Flow) -> None:
+    lease = flow.take(seconds=A_SHORT_LEASE).lease
+    first = flow.record().lease_expires_at
+    wait_until(lambda: flow.ledger.now() > first)
+    flow.begin(lease)
+    assert flow.record().lease_expires_at >= first + A_SHORT_LEASE * 1e6 / 2
+
+
+def test_commit_that_was_carried_out_before_the_answer_was_lost_is_not_fenced(
+    flow: Flow, store: Store
+) -> None:
+    store.only_shared()
+    lease = flow.take().lease
+    with answer_lost_once(store.ledger):
+        done = flow.ledger.commit(lease, flow.opening())
+    assert not done.has_ended
+    assert lease.commit_number == flow.record().commit_number == 1
+    assert flow.delay().is_open
+
+
+def test_parking_that_was_carried_out_before_the_answer_was_lost_has_ended(
+    flow: Flow, store: Store
+) -> None:
+    store.only_shared()
+    lease = flow.take().lease
+    with answer_lost_once(store.ledger):
+        done = flow.ledger.commit(lease, flow.opening(), PARKS)
+    assert done.has_ended
+    assert flow.record().owner is None
+
+
+def test_commit_after_one_whose_fate_is_unknown_is_still_written(flow: Flow, store: Store) -> None:
+    """An error that says "nothing is known to be written" must not swallow the next commit.
+
+    The keeper commits progress and goes on after StoreUnavailable; the engine's next commit then has the number that
+    the lost one may have used up.
+    """
+    store.only_shared()
+    lease = flow.take().lease
+    with answer_lost_once(store.ledger, gives_up=True), pytest.raises(errors.StoreUnavailable):
+        flow.begin(lease)
+    assert flow.stored_task().state == states.RUNNING
+    flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 1)]))
+    assert flow.stored_task().state == states.SUCCESS
+    assert lease.commit_number == flow.record().commit_number == 2
+
+
+@contextlib.contextmanager
+def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
+    """Carry the next transaction out, and lose the connection instead of answering.
+
+    :param gives_up: the store stays away, so that the ledger gives up.
+    """
+    engine = on._transactor.engine
+    lost = []
+
+    def lose(connection: sa.Connection) -> None:
+        if not lost:
+            lost.append(True)
+            connection.connection.dbapi_connection.commit()
+            if on.guarantees.store == "sqlite":
+                connection.exec_driver_sql("BEGIN")  # something for the driver to roll back
+        elif not gives_up:
+            return
+        raise sa.exc.OperationalError(
+            "COMMIT", {}, Exception("server closed the connection"), connection_invalidated=True
+        )
+
+    def refuse(_connection: sa.Connection) -> None:
+        if lost:
+            raise sa.exc.OperationalError(
+                "BEGIN", {}, Exception("no server"), connection_invalidated=True
+            )
+
+    sa.event.listen(engine, "commit", lose)
+    if gives_up:
+        sa.event.listen(engine, "begin", refuse)
+    try:
+        yield
+    finally:
+        sa.event.remove(engine, "commit", lose)
+        if gives_up:
+            sa.event.remove(engine, "begin", refuse)
+    assert lost
+
+
+# -- parking ---------------------------------------------------------------
+
+
+def test_parking_opens_the_delay_and_gives_the_flow_up_in_one(flow: Flow) -> None:
+    lease = flow.take().lease
+    done = flow.ledger.commit(lease, flow.opening(details_text='{"who":"me"}'), PARKS)
+    assert (done.has_ended, list(done.arrivals)) == (True, [])
+    record = flow.record()
+    assert (record.owner, record.lease_expires_at, record.rung_at) == (None, None, None)
+    assert (record.state, record.open_delays, record.ended_at) == (DELAYED, 1, None)
+    delay = flow.delay()
+    assert delay.is_open
+    assert (delay.task_name, delay.details_text) == ("task", '{"who":"me"}')
+    assert flow.stored_task().state == DELAYED
+    assert flow.other.detail(flow.uuid).state == DELAYED
+
+
+def test_arrival_before_parking_keeps_the_owner(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    told = flow.deliver("quick")
+    assert [item.disposition for item in told.items] == [Disposition.EARLY]
+    assert (told.has_owner, told.must_ring) == (True, False)
+    done = flow.ledger.commit(lease, flow.opening(), PARKS)
+    assert not done.has_ended
+    assert [flow.ledger.decode(d.outcome) for d in done.arrivals] == ["quick"]
+    assert flow.record().owner == lease.owner
+    done = flow.absorb(lease, flow.key(), ending=SUCCEEDS)
+    assert done.has_ended
+    assert flow.record().state == states.SUCCESS
+
+
+def test_arrival_for_an_open_delay_keeps_the_owner(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.deliver("while running")
+    done = flow.ledger.commit(lease, flow.changes(), PARKS)
+    assert not done.has_ended
+    assert [d.key for d in done.arrivals] == [flow.key()]
+
+
+def test_commit_in_between_tells_of_arrivals(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    assert list(flow.ledger.commit(lease, flow.changes()).arrivals) == []
+    flow.deliver()
+    assert [d.key for d in flow.ledger.commit(lease, flow.changes()).arrivals] == [flow.key()]
+    assert [d.key for d in flow.ledger.arrivals(lease)] == [flow.key()]
+
+
+def test_suspending_does_not_wait_for_arrivals(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.deliver("kept")
+    assert flow.ledger.commit(lease, flow.changes(), RESTS).has_ended
+    assert flow.record().owner is None
+    assert [d.key for d in flow.take().arrivals] == [flow.key()]
+
+
+def test_arrival_after_parking_rings_exactly_once(flow: Flow) -> None:
+    flow.park()
+    first = flow.deliver("first")
+    assert (first.must_ring, first.has_owner) == (True, False)
+    again = [flow.deliver("first"), flow.deliver("second")]
+    assert [told.must_ring for told in again] == [False, False]
+    assert all(told.is_rung for told in again)
+
+
+def test_taking_the_lease_clears_the_ring(flow: Flow) -> None:
+    flow.park()
+    flow.deliver()
+    assert flow.record().rung_at is not None
+    lease = flow.take().lease
+    assert flow.record().rung_at is None
+    assert flow.deliver("another").must_ring is False
+    flow.ledger.release(lease)
+    assert flow.deliver().must_ring is True, "the outcome is not absorbed and nobody is there"
+
+
+def test_ring_that_could_not_be_posted_is_asked_for_again(flow: Flow) -> None:
+    flow.park()
+    assert flow.deliver().must_ring
+    flow.other.unring(flow.uuid)
+    assert flow.deliver().must_ring
+
+
+def test_nobody_is_asked_to_ring_who_cannot(flow: Flow) -> None:
+    flow.park()
+    assert flow.deliver(rings=False).must_ring is False
+    assert flow.record().rung_at is None
+    assert flow.deliver(rings=True).must_ring is True
+
+
+def test_suspended_flow_is_not_rung_for(flow: Flow) -> None:
+    flow.park()
+    flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, None)
+    told = flow.deliver()
+    assert [item.disposition for item in told.items] == [Disposition.ACCEPTED]
+    assert told.must_ring is False
+
+
+def test_flow_without_a_factory_is_not_rung_for(flow: Flow) -> None:
+    newcomer = r.Newcomer(
+        flow_name="flow", has_factory=False, key_id=flow.ledger.signing_key().key_id
+    )
+    lease = flow.take(newcomer=newcomer).lease
+    flow.ledger.commit(lease, flow.opening(), PARKS)
+    assert flow.deliver().must_ring is False
+
+
+def test_parking_and_delivering_at_once_never_miss_each_other(store: Store) -> None:
+    for _ in range(15):
+        flow = make_flow(store)
+        lease = flow.take().lease
+        flow.begin(lease)
+        opening, delivery = flow.opening(), flow.delivery()
+        done, told = at_once(
+            lambda f=flow, le=lease, o=opening: f.ledger.commit(le, o, PARKS),
+            lambda f=flow, d=delivery: f.other.deliver(f.uuid, [d], rings=True),
+        )
+        if done.has_ended:
+            assert told.items[0].disposition is Disposition.ACCEPTED
+            assert told.must_ring, "nobody would ever wake the flow"
+        else:
+            assert told.items[0].disposition is Disposition.EARLY
+            assert not told.must_ring
+            assert [d.key for d in done.arrivals] == [flow.key()]
+
+
+# -- delivering ------------------------------------------------------------
+
+
+def test_outcome_of_an_open_delay_is_accepted_and_kept(flow: Flow) -> None:
+    flow.park()
+    told = flow.deliver({"b": [1, 2.5, None, True], "a": "ü\u0000"})
+    assert [(i.disposition, i.task_name) for i in told.items] == [(Disposition.ACCEPTED, "task")]
+    delay = flow.delay()
+    assert flow.ledger.decode(delay.outcome) == {"b": [1, 2.5, None, True], "a": "ü\u0000"}
+    assert delay.arrived_at is not None
+    assert not delay.is_open
+    assert delay.is_unabsorbed
+
+
+def test_failure_is_kept_with_kind_and_details(flow: Flow) -> None:
+    flow.park()
+    assert flow.disposition(Failed("no quota", kind="Quota", details=[1])) is Disposition.ACCEPTED
+    payload = flow.ledger.decode(flow.delay().outcome)
+    assert payload == {"message": "no quota", "kind": "Quota", "details": [1], "types": []}
+
+
+def test_second_identical_outcome_is_a_duplicate(flow: Flow) -> None:
+    flow.park()
+    flow.deliver({"a": 1, "b": 2})
+    before = flow.delay()
+    assert flow.disposition({"b": 2, "a": 1}) is Disposition.DUPLICATE
+    assert flow.delay() == before
+
+
+def test_another_outcome_is_a_conflict_and_the_first_one_stays(flow: Flow) -> None:
+    flow.park()
+    flow.deliver("first")
+    before = flow.delay()
+    assert flow.disposition("second") is Disposition.CONFLICT
+    assert flow.disposition(Failed("first")) is Disposition.CONFLICT
+    assert flow.delay() == before
+
+
+def test_outcome_before_the_delay_is_early_and_counts_once_it_opens(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("early") is Disposition.EARLY
+    assert flow.delay().opened_at is None
+    assert list(flow.ledger.arrivals(lease)) == [], "not before its delay is opened"
+    done = flow.ledger.commit(lease, flow.opening(details_text="[1]"))
+    assert [d.key for d in done.arrivals] == [flow.key()]
+    delay = flow.delay()
+    assert delay.opened_at is not None
+    assert delay.details_text == "[1]"
+    assert flow.ledger.decode(delay.outcome) == "early"
+    assert list(flow.other.waiting(r.Page(flow_uuid=flow.uuid))) == []
+
+
+def test_attempt_whose_mark_is_not_durable_yet_can_be_answered_early(flow: Flow) -> None:
+    flow.take()
+    assert flow.stored_task().state == states.PENDING
+    assert flow.disposition(attempt=1) is Disposition.EARLY
+
+
+def test_early_outcome_is_a_duplicate_or_conflict_like_any_other(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    flow.deliver("early")
+    assert flow.disposition("early") is Disposition.DUPLICATE
+    assert flow.disposition("else") is Disposition.CONFLICT
+
+
+def test_early_outcome_is_found_by_who_takes_over_after_a_crash(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    flow.deliver("early")
+    flow.ledger.release(lease)
+    taken = flow.take()
+    assert [(d.key, d.opened_at) for d in taken.arrivals] == [(flow.key(), None)]
+    flow.absorb(taken.lease, flow.key())
+    assert flow.delay().absorbed_at is not None
+    assert flow.delay().opened_at is not None
+
+
+def test_early_outcome_of_an_attempt_that_ended_otherwise_becomes_late(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    flow.deliver("early")
+    change = flow.mark(states.SUCCESS, 1)
+    flow.ledger.commit(
+        lease, flow.changes(atoms=[change], closed=[flow.closing(r.CLOSED_NOT_DELAYED)])
+    )
+    assert flow.delay().close_reason == r.CLOSED_NOT_DELAYED
+    assert list(flow.ledger.arrivals(lease)) == []
+    assert flow.disposition("early") is Disposition.DUPLICATE, "before LATE in precedence"
+    assert flow.disposition("else") is Disposition.LATE
+
+
+def test_outcome_of_an_attempt_that_is_over_is_late(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 2)]))
+    assert flow.disposition(attempt=1) is Disposition.LATE
+    assert flow.disposition(attempt=2) is Disposition.LATE
+    assert flow.disposition(attempt=3) is Disposition.EARLY, "running now, its mark not durable"
+    assert flow.disposition(kind=REVERT) is Disposition.EARLY, "counted apart"
+
+
+def test_outcome_of_a_closed_delay_is_late_and_the_first_late_one_is_kept(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.ledger.commit(lease, flow.changes(closed=[flow.closing(r.CLOSED_CANCELLED)]))
+    assert flow.disposition("late") is Disposition.LATE
+    assert flow.disposition("later") is Disposition.LATE
+    assert flow.disposition("late") is Disposition.LATE, "it was not recorded as the outcome"
+    delay = flow.delay()
+    assert delay.outcome is None
+    assert flow.ledger.decode(delay.late) == "late"
+    assert delay.close_reason == r.CLOSED_CANCELLED
+    assert list(flow.ledger.arrivals(lease)) == []
+
+
+def test_recorded_outcome_beats_a_closed_delay_in_precedence(flow: Flow) -> None:
+    flow.park()
+    flow.deliver("yes")
+    lease = flow.take().lease
+    flow.absorb(lease, flow.key(), ending=SUCCEEDS)
+    assert flow.disposition("yes") is Disposition.DUPLICATE
+    assert flow.disposition("no") is Disposition.LATE
+
+
+def test_late_outcome_without_a_delay_is_kept_once(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 1)]))
+    flow.deliver("late")
+    flow.deliver("later")
+    delay = flow.delay()
+    assert (delay.outcome, flow.ledger.decode(delay.late)) == (None, "late")
+    assert not delay.is_open
+
+
+def test_absorbed_delay_takes_no_other_outcome(flow: Flow) -> None:
+    flow.park()
+    flow.deliver("yes")
+    lease = flow.take().lease
+    flow.absorb(lease, flow.key())
+    assert flow.disposition("no") is Disposition.CONFLICT
+    assert list(flow.ledger.arrivals(lease)) == []
+    assert flow.delay().absorbed_at is not None
+
+
+def test_end_of_the_flow_closes_every_delay(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.ledger.commit(lease, flow.changes(flow_state=states.REVERTED), SUCCEEDS)
+    assert (flow.delay().closed_at is not None, flow.delay().close_reason) == (True, "ended")
+    assert flow.disposition() is Disposition.LATE
+    assert flow.disposition(attempt=7) is Disposition.LATE
+    assert flow.deliver().must_ring is False
+    assert flow.record().ended_at is not None
+
+
+def test_delivery_to_a_purged_or_unknown_flow_finds_nothing(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    assert flow.ledger.purge(flow.ledger.now() + 1) == 1
+    assert flow.deliver() is None
+    assert flow.other.deliver(str(uuid.uuid4()), [flow.delivery()], rings=True) is None
+    assert list(flow.other.delays_of(flow.uuid)) == []
+
+
+def test_the_same_call_after_a_lost_connection_gets_its_own_answer(flow: Flow) -> None:
+    flow.park()
+    delivery = flow.delivery("once")
+    for _ in range(2):
+        told = flow.other.deliver(flow.uuid, [delivery], rings=False)
+        assert [i.disposition for i in told.items] == [Disposition.ACCEPTED]
+    assert flow.disposition("once") is Disposition.DUPLICATE, "another call"
+
+
+def test_early_delivery_after_a_lost_connection_stays_early(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    delivery = flow.delivery("once")
+    for _ in range(2):
+        told = flow.other.deliver(flow.uuid, [delivery], rings=False)
+        assert [i.disposition for i in told.items] == [Disposition.EARLY]
+
+
+def test_delivery_whose_connection_was_lost_is_recorded_once_and_rings(
+    flow: Flow, store: Store
+) -> None:
+    """The first try noted the ring and died before anybody was told to post it."""
+    store.only_shared()
+    flow.park()
+    with answer_lost_once(store.other):
+        told = flow.deliver("once")
+    assert [i.disposition for i in told.items] == [Disposition.ACCEPTED]
+    assert told.must_ring, "rung_at is noted, but nobody was told to ring"
+
+
+def test_deliveries_of_one_call_are_recorded_in_order(store: Store) -> None:
+    flow = make_flow(store)
+    lease = flow.take().lease
+    flow.begin(lease)
+    keys = [flow.key(attempt) for attempt in (1, 2, 3)]
+    told = flow.other.deliver(
+        flow.uuid,
+        [flow.delivery(n, key=key) for n, key in enumerate([*keys, keys[0], keys[0]])],
+        rings=True,
+    )
+    got = [i.disposition for i in told.items]
+    assert got == [Disposition.EARLY] * 3 + [Disposition.CONFLICT] * 2
+    flow.ledger.release(lease)
+    arrivals = flow.take().arrivals
+    assert [d.key for d in arrivals] == keys
+    assert sorted({d.arrival_number for d in arrivals}) == [d.arrival_number for d in arrivals]
+
+
+def test_concurrent_deliverers_exactly_one_is_accepted(flow: Flow) -> None:
+    flow.park()
+    deliveries = [flow.delivery(number) for number in range(8)]
+    answers = at_once(
+        *(
+            lambda d=d, n=n: (flow.ledger, flow.other)[n % 2].deliver(flow.uuid, [d], rings=True)
+            for n, d in enumerate(deliveries)
+        )
+    )
+    got = [answer.items[0].disposition for answer in answers]
+    assert sorted(d.name for d in got) == ["ACCEPTED"] + ["CONFLICT"] * 7
+    assert [answer.must_ring for answer in answers].count(True) == 1
+    winner = got.index(Disposition.ACCEPTED)
+    assert flow.ledger.decode(flow.delay().outcome) == winner
+
+
+def test_concurrent_identical_deliveries_are_one_and_duplicates(flow: Flow) -> None:
+    flow.park()
+    deliveries = [flow.delivery("same") for _ in range(6)]
+    answers = at_once(
+        *(lambda d=d: flow.other.deliver(flow.uuid, [d], rings=True) for d in deliveries)
+    )
+    got = sorted(answer.items[0].disposition.name for answer in answers)
+    assert got == ["ACCEPTED"] + ["DUPLICATE"] * 5
+
+
+def test_delay_of_a_flow_that_runs_again_can_be_answered_early(flow: Flow) -> None:
+    """An outcome between the taking of an ended flow and its first commit must not close what is to open."""
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.FAILURE, 1)]), SUCCEEDS)
+    lease = flow.take(may_rerun=True).lease
+    disposition = flow.disposition("for the new run", attempt=2)
+    done = flow.ledger.commit(lease, flow.opening(attempt=2))
+    assert disposition is Disposition.EARLY, "else the delay is closed before it opens, for ever"
+    assert [d.key for d in done.arrivals] == [flow.key(2)]
+
+
+# -- cancelling ------------------------------------------------------------
+
+
+def test_delay_that_was_answered_is_not_cancelled(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.deliver("first")
+    before = flow.snapshot()
+    changes = flow.changes(
+        atoms=[flow.mark(states.FAILURE, 1)], closed=[flow.closing(r.CLOSED_CANCELLED)]
+    )
+    done = flow.ledger.commit(lease, changes)
+    assert [d.key for d in done.refused] == [flow.key()]
+    assert not done.has_ended
+    assert flow.snapshot() == before
+    assert lease.commit_number == flow.record().commit_number
+    flow.absorb(lease, flow.key())  # the lease is as good as before
+    assert flow.delay().absorbed_at is not None
+
+
+def test_end_is_refused_too_when_it_cancels_an_answered_delay(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    flow.deliver("first")
+    changes = flow.changes(closed=[flow.closing(r.CLOSED_CANCELLED)])
+    done = flow.ledger.commit(lease, changes, SUCCEEDS)
+    assert [d.key for d in done.refused] == [flow.key()]
+    assert (done.has_ended, flow.record().owner) == (False, lease.owner)
+
+
+def test_cancelling_and_answering_at_once_agree(store: Store) -> None:
+    for _ in range(10):
+        flow = make_flow(store)
+        lease = flow.take().lease
+        flow.ledger.commit(lease, flow.opening())
+        changes = flow.changes(closed=[flow.closing(r.CLOSED_CANCELLED)])
+        delivery = flow.delivery()
+        done, told = at_once(
+            lambda f=flow, le=lease, c=changes: f.ledger.commit(le, c),
+            lambda f=flow, d=delivery: f.other.deliver(f.uuid, [d], rings=True),
+        )
+        got = told.items[0].disposition
+        assert (bool(done.refused), got) in {
+            (True, Disposition.ACCEPTED),
+            (False, Disposition.LATE),
+        }
+
+
+def test_closing_reaches_back_to_earlier_attempts_but_not_to_later_ones(flow: Flow) -> None:
+    lease = flow.take().lease
+    for attempt in (1, 2, 3):
+        flow.ledger.commit(lease, flow.opening(attempt))
+    flow.ledger.commit(lease, flow.changes(closed=[flow.closing(r.CLOSED_RETRIED, 2)]))
+    assert [d.is_open for d in map(flow.delay, (1, 2, 3))] == [False, False, True]
+    assert flow.delay(1).close_reason == r.CLOSED_RETRIED
+
+
+# -- listing, wishes, incidents, jobs --------------------------------------
+
+
+def test_waiting_is_listed_in_pages_oldest_first(store: Store) -> None:
+    flows = [make_flow(store, name=f"task-{n % 2}") for n in range(7)]
+    for flow in flows:
+        flow.park()
+    everything = list(store.other.waiting(r.Page(limit=100)))
+    assert [d.key.flow_uuid for d in everything] == [f.uuid for f in flows]
+    pages, after = [], None
+    while page := list(store.other.waiting(r.Page(limit=3, after=after))):
+        pages.append(page)
+        after = r.place_of(page[-1])
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert [d for page in pages for d in page] == everything
+    named = store.other.waiting(r.Page(task_name="task-1"))
+    assert [d.key.flow_uuid for d in named] == [f.uuid for f in flows[1::2]]
+    (one,) = store.other.waiting(r.Page(flow_uuid=flows[3].uuid))
+    assert one == flows[3].delay()
+
+
+def test_delays_opened_by_one_commit_are_paged_without_loss(flow: Flow) -> None:
+    lease = flow.take().lease
+    keys = [flow.key(atom_uuid=str(uuid.uuid4())) for _ in range(5)]
+    opened = [r.DelayOpening(key=key, task_name="task") for key in keys]
+    flow.ledger.commit(lease, flow.changes(opened=opened, open_delays=5))
+    seen, after = [], None
+    while page := list(flow.other.waiting(r.Page(limit=2, after=after))):
+        seen.extend(d.key.atom_uuid for d in page)
+        after = r.place_of(page[-1])
+    assert seen == sorted(key.atom_uuid for key in keys)
+
+
+def test_answered_and_closed_delays_do_not_wait(flow: Flow) -> None:
+    flow.park()
+    assert len(flow.other.waiting(r.Page())) == 1
+    flow.deliver()
+    assert list(flow.other.waiting(r.Page())) == []
+
+
+def test_delays_of_a_flow_are_listed_oldest_first(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.deliver(attempt=3)  # early: not opened, so before all others
+    for attempt in (1, 2):
+        flow.ledger.commit(lease, flow.opening(attempt))
+    assert [d.key.attempt for d in flow.other.delays_of(flow.uuid)] == [3, 1, 2]
+
+
+def test_wish_reaches_the_owner_and_stays_until_it_is_ended(flow: Flow) -> None:
+    lease = flow.take().lease
+    record = flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, "night")
+    assert (record.wish, record.wish_reason) == (r.WISH_SUSPEND, "night")
+    assert flow.ledger.commit(lease, flow.changes()).pulse.wish == r.WISH_SUSPEND
+    assert flow.ledger.commit(lease, flow.changes(), RESTS).has_ended
+    assert flow.refused().reason == "suspended"
+    assert flow.other.set_wish(str(uuid.uuid4()), r.WISH_SUSPEND, None) is None
+
+
+def test_incidents_are_counted_and_end_with_the_next_commit(flow: Flow) -> None:
+    flow.park()
+    for number in (1, 2):
+        flow.other.note_incident(flow.uuid, "no factory", f"failure {number}")
+    incident = flow.record().incident
+    assert incident["count"] == 2
+    assert incident["message"] == "failure 2"
+    assert incident["first_at"] <= incident["last_at"]
+    lease = flow.take().lease
+    assert flow.record().incident == incident, "nobody knows yet whether this run gets anywhere"
+    flow.ledger.commit(lease, flow.changes())
+    assert flow.record().incident is None
+
+
+def test_first_job_gives_the_flow_its_name_for_good(flow: Flow) -> None:
+    def newcomer(name: str) -> r.Newcomer:
+        key_id = flow.ledger.signing_key().key_id
+        return r.Newcomer(
+            flow_name="flow", has_factory=True, key_id=key_id, job_name=name, job_priority="HIGH"
+        )
+
+    flow.ledger.release(flow.take(newcomer=newcomer("first")).lease)
+    flow.take(newcomer=newcomer("second"))
+    assert (flow.record().job_name, flow.record().job_priority) == ("first", "HIGH")
+
+
+# -- purging ---------------------------------------------------------------
+
+
+def test_purge_deletes_what_ended_before_and_nothing_else(store: Store) -> None:
+    ended, parked, running = (make_flow(store) for _ in range(3))
+    ended.ledger.commit(ended.take().lease, ended.opening(), SUCCEEDS)
+    parked.park()
+    running.take()
+    before = parked.snapshot(), running.snapshot()
+    assert store.ledger.purge(ended.record().ended_at) == 0, "ended at, not before, that instant"
+    assert store.ledger.purge(store.ledger.now() + 1_000_000) == 1
+    assert (ended.other.flow(ended.uuid), ended.other.detail(ended.uuid)) == (None, None)
+    assert list(ended.other.delays_of(ended.uuid)) == []
+    assert (parked.snapshot(), running.snapshot()) == before
+    with contextlib.closing(store.backend.get_connection()) as connection:
+        assert len(list(connection.get_logbooks(lazy=True))) == 2
+
+
+def test_purge_takes_more_than_one_batch(store: Store) -> None:
+    key_id = store.ledger.signing_key().key_id
+    for _ in range(105):
+        detail = models.FlowDetail("flow", str(uuid.uuid4()))
+        detail.meta = {}
+        book = models.LogBook("book")
+        store.ledger.submit(r.Submission(detail=detail, book=book, key_id=key_id, is_rung=False))
+        flow = Flow(store.ledger, store.other, detail.uuid, detail, models.TaskDetail("t", "t"))
+        store.ledger.commit(flow.take().lease, flow.changes(), SUCCEEDS)
+    assert store.ledger.purge(store.ledger.now() + 1_000_000) == 105
+    assert store.ledger.purge(store.ledger.now() + 1_000_000) == 0
+
+
+def test_flow_that_runs_again_is_not_purged(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    again = flow.take(may_rerun=True).lease
+    assert flow.ledger.purge(flow.ledger.now() + 1_000_000) == 0
+    flow.begin(again)
+
+
+# -- submitting ------------------------------------------------------------
+
+
+def test_submitting_twice_is_one_flow(store: Store) -> None:
+    key_id = store.ledger.signing_key().key_id
+    detail = models.FlowDetail("first", str(uuid.uuid4()))
+    detail.meta = {"factory": {"name": "a.b"}}
+    wanted = r.Submission(detail=detail, book=models.LogBook("b"), key_id=key_id, is_rung=True)
+    record, is_new = store.ledger.submit(wanted)
+    assert (is_new, record.state, record.has_factory) == (True, states.PENDING, True)
+    assert record.rung_at is not None
+    second = models.FlowDetail("second", detail.uuid)
+    second.meta = {}
+    again, is_new = store.other.submit(dataclasses.replace(wanted, detail=second))
+    assert (is_new, again.flow_name) == (False, "first")
+    assert store.other.detail(detail.uuid).name == "first"
+
+
+# -- keys ------------------------------------------------------------------
+
+
+def test_keys_are_made_once_by_many_threads_at_the_same_time(store: Store) -> None:
+    found = at_once(*(one.signing_key for one in [store.ledger, store.other] * 4))
+    assert len({(key.key_id, key.secret) for key in found}) == 1
+    (again, *_) = found
+    assert store.other.signing_key(again.key_id) == again
+
+
+def test_unknown_key_is_an_invalid_token(store: Store) -> None:
+    with pytest.raises(errors.InvalidToken):
+        store.ledger.signing_key("nobody")
+
+
+def test_store_tells_what_it_guarantees(store: Store) -> None:
+    guarantees = store.ledger.guarantees
+    assert guarantees.store == store.name
+    is_database = store.name != "memory"
+    assert guarantees.needs_json is is_database
+    assert guarantees.is_durable is is_database
+    assert guarantees.is_shared is is_database
+
+
+def test_store_that_needs_json_refuses_the_rest(store: Store) -> None:
+    if not store.ledger.guarantees.needs_json:
+        assert store.ledger.decode(store.ledger.encode(Result({1, 2}))) == {1, 2}
+        return
+    for value in ({1, 2}, float("nan"), {1: 2}, b"bytes", object()):
+        with pytest.raises(errors.OutcomeNotStorable):
+            store.ledger.encode(Result(value))
+
+
+def test_too_large_outcome_is_refused_at_the_byte(store: Store) -> None:
+    fits = "x" * (store.ledger.max_outcome_bytes - 2)
+    store.ledger.encode(Result(fits))
+    with pytest.raises(errors.OutcomeTooLarge):
+        store.ledger.encode(Result(fits + "x"))
+
+
+# -- several processes -----------------------------------------------------
+
+
+def _open_and_sign(url: str, gate: Any) -> tuple[str, bytes]:
+    gate.wait(timeout=60)
+    backend = _open(url)
+    with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
+        key = opened.signing_key()
+    return key.key_id, key.secret
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_tables_and_key_are_made_once_by_several_processes_at_once(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(f"{kind}_url")
+    count = 4
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        gate = manager.Barrier(count)
+        with concurrent.futures.ProcessPoolExecutor(
+            count, mp_context=multiprocessing.get_context("spawn")
+        ) as pool:
+            keys = [
+                future.result(timeout=120)
+                for future in [pool.submit(_open_and_sign, url, gate) for _ in range(count)]
+            ]
+    assert len(set(keys)) == 1
+
+
+def test_newer_tables_are_refused(sqlite_url: str) -> None:
+    backend = _open(sqlite_url)
+    with contextlib.closing(backend):
+        only = ledger.beside(backend)
+        only._transactor.write(lambda c: c.execute(sa.text("UPDATE lazy_facts SET value = '999'")))
+        only.close()
+    backend = backends.fetch({"connection": sqlite_url})
+    with contextlib.closing(backend), pytest.raises(errors.StoreUnavailable, match="version 999"):
+        ledger.beside(backend)
+
+
+def test_missing_host_tables_are_named(sqlite_url: str) -> None:
+    backend = backends.fetch({"connection": sqlite_url})
+    with contextlib.closing(backend), pytest.raises(errors.StoreUnavailable, match="init"):
+        ledger.beside(backend)
+
+
+def test_one_backend_has_one_ledger_whoever_asks(sqlite_url: str) -> None:
+    backend = _open(sqlite_url)
+    with contextlib.closing(backend):
+        del backend.__dict__["_lazy_engine_ledger"]
+        found = at_once(*[lambda: ledger.beside(backend)] * 6)
+        assert len({id(one) for one in found}) == 1
+        found[0].close()
+
+
+# -- the keeper ------------------------------------------------------------
+
+
+def _hold(lease: r.Lease, **changes: Any) -> Any:
+    from lazy_engine.ledger.keeper import Hold
+
+    nothing: dict[str, Any] = {
+        "is_active": lambda: True,
+        "on_pulse": lambda _pulse: None,
+        "on_lost": lambda: None,
+        "flush": lambda: None,
+    }
+    return Hold(lease=lease, **{**nothing, **changes})
+
+
+def test_keeper_renews_an_active_lease(flow: Flow) -> None:
+    lease = flow.take(seconds=A_SHORT_LEASE).lease
+    first = flow.record().lease_expires_at
+    pulses: list[r.Pulse] = []
+    hold = _hold(lease, on_pulse=pulses.append)
+    flow.ledger.keeper.hold(hold)
+    try:
+        wait_until(lambda: flow.record().lease_expires_at > first + 3 * A_SHORT_LEASE * 1e6)
+        assert pulses
+    finally:
+        flow.ledger.keeper.let_go(hold)
+
+
+def test_keeper_lets_an_idle_lease_run_out(flow: Flow) -> None:
+    lease = flow.take(seconds=A_SHORT_LEASE).lease
+    hold = _hold(lease, is_active=lambda: False)
+    flow.ledger.keeper.hold(hold)
+    try:
+        wait_until(lambda: isinstance(flow.other.take(flow.request()), r.Taken))
+    finally:
+        flow.ledger.keeper.let_go(hold)
+
+
+def test_keeper_tells_an_owner_that_was_superseded(flow: Flow) -> None:
+    lease = flow.take(owner="me", seconds=A_SHORT_LEASE).lease
+    flow.take(owner="me")
+    lost = threading.Event()
+    hold = _hold(lease, on_lost=lost.set)
+    flow.ledger.keeper.hold(hold)
+    try:
+        assert lost.wait(timeout=10)
+    finally:
+        flow.ledger.keeper.let_go(hold)
+
+
+def test_progress_that_cannot_be_written_does_not_stop_renewals(flow: Flow) -> None:
+    """What a task gives as progress may be anything; other flows' leases must not depend on it."""
+
+    def flush() -> None:
+        raise ValueError("Cannot convert <object> to primitive")
+
+    lease = flow.take(seconds=A_SHORT_LEASE).lease
+    hold = _hold(lease, flush=flush)
+    flow.ledger.keeper.hold(hold)
+    hold.flush_due = 0.0
+    try:
+        wait_until(lambda: hold.flush_due > 0.0, what="the flush")
+        seen = flow.record().lease_expires_at
+        wait_until(lambda: flow.record().lease_expires_at > seen + 2 * A_SHORT_LEASE * 1e6)
+    finally:
+        flow.ledger.keeper.let_go(hold)
