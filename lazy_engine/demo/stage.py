@@ -44,7 +44,9 @@ class Actor:
         assert self.process.stdout is not None
         for raw in self.process.stdout:
             line = raw.rstrip("\n")
-            self._output.line(f"    {self.name} | {line}")
+            # Whoever waits for the lines needs them, even if nobody watches.
+            with contextlib.suppress(BrokenPipeError):
+                self._output.line(f"    {self.name} | {line}")
             with self._changed:
                 self._lines.append(line)
                 self._changed.notify_all()
@@ -72,7 +74,6 @@ class Stage:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._closing = contextlib.ExitStack()
-        # Python's own clean-up would follow the processes' end, not precede it.
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="lazy-engine-demo-"))
         self._closing.callback(_remove, self.path)
         self._environment = _environment(output)
@@ -109,8 +110,8 @@ class Stage:
         """
         process = self._start(words, stderr=subprocess.PIPE, stdin=subprocess.PIPE)
         shown = shlex.join(("lazy-engine", *words)) + (" < token" if stdin is not None else "")
-        self.say(f"$ {shown}    # process {process.pid}")
         try:
+            self.say(f"$ {shown}    # process {process.pid}")
             stdout, stderr = process.communicate(stdin, timeout=_COMMAND_SECONDS)
         finally:
             end(process)
@@ -135,6 +136,7 @@ class Stage:
     def actor(self, name: str, *words: str) -> Actor:
         """Start a ``lazy-engine`` command that goes on."""
         process = self._start(words, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self._closing.callback(end, process)
         self.say(f"$ {shlex.join(('lazy-engine', *words))} &    # process {process.pid}")
         self._note(words, process)
         actor = Actor(name, process, self._output)

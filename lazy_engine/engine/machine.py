@@ -13,6 +13,7 @@ has to wait for its tasks, and together with the end of the run otherwise.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections import deque
@@ -165,10 +166,10 @@ class Machine:
 
     def _resume(self, _old: str, _new: str, _event: str) -> str:
         self._outbox.collect()
+        self._take_in(self._owner.fetch())
         unfinished = self._completer.resume()
         self._call_off()
         self.memory.next_up.update(unfinished, self._next_atoms())
-        self.memory.inbox.extend(self._owner.fetch())
         return _SCHEDULE
 
     def _schedule(self, _old: str, _new: str, _event: str) -> str:
@@ -226,6 +227,12 @@ class Machine:
 
     def _game_over(self, _old: str, _new: str, _event: str) -> str:
         state, event = self._verdict()
+        if state == states.SUSPENDED and self._storage.get_flow_state() == states.RUNNING:
+            # An atom can run that was not found from any completed one: the
+            # decider that ignores what is before it was asked after it had
+            # been looked at. TaskFlow raises InvalidState here.
+            self.memory.next_up.update(self._try_next_atoms())
+            return "analyze_again"
         is_final = state not in (DELAYED, states.SUSPENDED)
         if state == states.FAILURE:
             self._call_off_all()
@@ -282,38 +289,60 @@ class Machine:
     def _complete(self, future: Any) -> set[host.Atom]:
         atom = future.atom
         try:
-            failure = self._completer.complete_future(future)
+            is_complete = self._try(atom, lambda: self._completer.complete_future(future))
         except futures.CancelledError:
             return set()
-        except errors.LazyEngineError:
-            raise
-        except Exception:
-            LOG.exception("completing atom '%s' failed", atom)
-            self.memory.failures.append(host.Failure())
-            return set()
-        return self._after(atom, failure)
+        return self._after(atom) if is_complete else set()
 
     def _absorb(self, record: r.DelayRecord) -> set[host.Atom]:
         atom = self._runtime.atom_of(record.key.atom_uuid)
         if self._storage.get_atom_state(atom.name) != DELAYED:
             self._outbox.withdraw(atom.name, states.FAILURE)
-        return self._after(atom, self._completer.complete_arrival(atom, record))
+        is_complete = self._try(atom, lambda: self._completer.complete_arrival(atom, record))
+        return self._after(atom) if is_complete else set()
 
-    def _after(self, atom: host.Atom, failure: taskflow_failure.Failure | None) -> set[host.Atom]:
-        if self._gathers:
-            self._statistics["completed"] += 1
+    def _try(
+        self, atom: host.Atom, complete: Callable[[], taskflow_failure.Failure | None]
+    ) -> bool:
+        """Complete an atom; return whether that could be done at all.
+
+        A retry controller that is asked for advice may raise anything.
+
+        :raises concurrent.futures.CancelledError: the atom never ran.
+        """
+        try:
+            failure = complete()
+        except (errors.LazyEngineError, futures.CancelledError):
+            raise
+        except Exception:
+            LOG.exception("completing atom '%s' failed", atom)
+            failure = host.Failure()
+            self.memory.failures.append(failure)
+            return False
         if failure is not None:
             self.memory.failures.append(failure)
-        elif self._storage.get_atom_state(atom.name) == states.FAILURE and self._gathers:
-            self._statistics["discarded_failures"] += 1
-        if self._storage.get_atom_state(atom.name) == states.FAILURE:
+        if self._gathers:
+            self._statistics["completed"] += 1
+            if failure is None and self._storage.get_atom_state(atom.name) == states.FAILURE:
+                self._statistics["discarded_failures"] += 1
+        return True
+
+    def _after(self, atom: host.Atom) -> set[host.Atom]:
+        # A failure ends the waits of others; and what answered with a Delay
+        # after another atom's failure in the same turn need not wait at all.
+        state = self._storage.get_atom_state(atom.name)
+        if state == states.FAILURE or (state == DELAYED and self._waits_in_vain(atom.name)):
             self._call_off()
-        if self.memory.failures:
-            return set()
+        return set() if self.memory.failures else self._try_next_atoms(atom)
+
+    def _try_next_atoms(self, atom: host.Atom | None = None) -> set[host.Atom]:
+        """Return what comes after an atom, or all that can run.
+
+        A user's decider may raise anything.
+        """
         try:
             return set(self._next_atoms(atom))
         except Exception:
-            # A user's decider may raise anything.
             LOG.exception("finding what comes after atom '%s' failed", atom)
             self.memory.failures.append(host.Failure())
             return set()
@@ -324,9 +353,19 @@ class Machine:
         An outcome that is here already goes first: its task is completed, and
         then reverted like any other.
         """
-        for name in self._storage.delayed_tasks():
-            if self._storage.get_atom_intention(name) != states.EXECUTE:
+        ended: set[str] = set()
+        # Again and again: an outcome that is a failure may end further waits.
+        while names := [
+            name
+            for name in self._storage.delayed_tasks()
+            if name not in ended and self._waits_in_vain(name)
+        ]:
+            for name in names:
                 self._end_wait(name)
+            ended.update(names)
+
+    def _waits_in_vain(self, task_name: str) -> bool:
+        return bool(self._storage.get_atom_intention(task_name) != states.EXECUTE)
 
     def _call_off_all(self) -> None:
         for name in self._storage.delayed_tasks():
@@ -338,9 +377,7 @@ class Machine:
         for record in list(self.memory.inbox):
             if record.key == key:
                 self.memory.inbox.remove(record)
-                failure = self._completer.complete_arrival(atom, record)
-                if failure is not None:
-                    self.memory.failures.append(failure)
+                self._try(atom, functools.partial(self._completer.complete_arrival, atom, record))
                 return
         self._runtime.task_action.call_off(atom)
 
@@ -362,7 +399,7 @@ class Machine:
             # answer came first; it is absorbed over what was buffered.
             self._outbox.collect()
             for record in done.refused:
-                self._absorb(record)
+                self.memory.next_up.update(self._absorb(record))
 
     def _take_in(self, arrivals: Iterable[r.DelayRecord]) -> None:
         known = {record.key for record in self.memory.inbox}

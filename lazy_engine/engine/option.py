@@ -61,9 +61,9 @@ def _executor(wanted: Any, max_workers: Any) -> host.HostTaskExecutor:
         try:
             max_workers = int(max_workers)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"engine option 'max_workers' takes a whole number, not {max_workers!r}"
-            ) from None
+            max_workers = 0
+        if max_workers < 1:
+            raise ValueError("engine option 'max_workers' takes a whole number of at least 1")
     if isinstance(wanted, str):
         if wanted.lower() in _SERIAL:
             return host.HostTaskExecutor(is_serial=True)

@@ -63,6 +63,8 @@ def configured() -> Mapping[str, Key]:
         key_id, separator, secret = part.partition(":")
         if not separator:
             raise ValueError(f"{ENVIRONMENT_VARIABLE} must read ID:BASE64[,ID:BASE64...]")
+        if key_id in found:
+            raise ValueError(f"{ENVIRONMENT_VARIABLE} names the key {key_id!r} twice")
         found[key_id] = decode(key_id, secret)
     return found
 

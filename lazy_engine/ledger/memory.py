@@ -226,9 +226,9 @@ class MemoryLedger:
     def _write_details(self, changes: r.Changes) -> None:
         if not changes.flow_is_dirty and not changes.atoms:
             return
-        detail = changes.flow.copy(retain_contents=False)
+        detail = _separate(changes.flow.copy(retain_contents=False))
         for change in changes.atoms:
-            detail.add(change.detail)
+            detail.add(_separate(change.detail.copy()))
         with self._connection() as connection:
             connection.update_flow_details(detail, ignore_missing=True)
 
@@ -384,7 +384,9 @@ class MemoryLedger:
                 found: models.FlowDetail = connection.get_flow_details(flow_uuid)
             except taskflow_exceptions.NotFound:
                 return None
-            return found
+        for atom in found:
+            _separate(atom)
+        return _separate(found)
 
     def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
         with self._lock:
@@ -425,3 +427,14 @@ class MemoryLedger:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _separate(detail: Any) -> Any:
+    """Give a detail a ``meta`` of its own, and return it.
+
+    The backend of an engine that was loaded without one copies nothing, and
+    TaskFlow (6.5, ``AtomDetail.copy``) shares a meta that is empty: attempts
+    would count as stored before they are.
+    """
+    detail.meta = dict(detail.meta or {})
+    return detail

@@ -29,7 +29,8 @@ from lazy_engine.receipt import Disposition
 from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
-STORES = ("memory", "sqlite", "postgresql")
+#: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
+STORES = ("memory", "shared memory", "sqlite", "postgresql")
 A_LONG_LEASE = 600.0
 A_SHORT_LEASE = 0.2
 PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
@@ -61,11 +62,12 @@ def _open(url: str) -> Any:
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    if request.param == "memory":
-        backend = backends.fetch({"connection": "memory://"})
+    if "memory" in request.param:
+        deep_copy = request.param == "memory"
+        backend = backends.fetch({"connection": "memory://", "deep_copy": deep_copy})
         with contextlib.closing(backend):
             only = ledger.beside(backend)
-            yield Store("memory", None, backend, only, only)
+            yield Store(request.param, None, backend, only, only)
         return
     url = request.getfixturevalue(f"{request.param}_url")
     with contextlib.ExitStack() as stack:
@@ -432,7 +434,9 @@ def test_release_gives_the_flow_up_at_once(flow: Flow) -> None:
 
 def test_concurrent_takers_of_a_parked_flow_exactly_one_gets_it(flow: Flow) -> None:
     flow.park()
-    answers = at_once(*(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4))
+    answers = at_once(
+        *(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4)
+    )
     assert sum(isinstance(answer, r.Taken) for answer in answers) == 1
     assert flow.record().epoch == 2
 
@@ -441,7 +445,9 @@ def test_concurrent_takers_of_a_parked_flow_exactly_one_gets_it(flow: Flow) -> N
 def test_concurrent_first_takers_exactly_one_gets_it(store: Store, round_: int) -> None:
     """The record does not exist yet: all of them try to make it."""
     flow = make_flow(store)
-    answers = at_once(*(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4))
+    answers = at_once(
+        *(lambda one=one: one.take(flow.request()) for one in [flow.ledger, flow.other] * 4)
+    )
     assert sum(isinstance(answer, r.Taken) for answer in answers) == 1
     assert flow.record().epoch == 1
 
@@ -488,6 +494,21 @@ def test_commit_stores_new_atoms_and_results(flow: Flow) -> None:
         "SUCCESS",
         {"ip": ["10.0.0.1"]},
     )
+
+
+def test_what_is_stored_does_not_change_with_the_objects_in_memory(flow: Flow) -> None:
+    lease = flow.take().lease
+    atom = models.TaskDetail("second", str(uuid.uuid4()))
+    atom.state, atom.intention, atom.meta, atom.version = "PENDING", "EXECUTE", {}, "1.0"
+    change = r.AtomChange(detail=atom, columns=frozenset(), is_new=True)
+    flow.ledger.commit(lease, flow.changes(atoms=[change]))
+    atom.meta[META_ATTEMPTS] = {EXECUTE: 1}
+    atom.state = "RUNNING"
+    stored = flow.other.detail(flow.uuid).find(atom.uuid)
+    assert (stored.state, stored.meta) == ("PENDING", {})
+    stored.meta[META_ATTEMPTS] = {EXECUTE: 1}
+    assert flow.other.detail(flow.uuid).find(atom.uuid).meta == {}
+    assert flow.disposition(atom_uuid=atom.uuid) is Disposition.EARLY
 
 
 def test_commit_of_a_superseded_owner_writes_nothing(flow: Flow) -> None:
@@ -1190,8 +1211,8 @@ def test_unknown_key_is_an_invalid_token(store: Store) -> None:
 
 def test_store_tells_what_it_guarantees(store: Store) -> None:
     guarantees = store.ledger.guarantees
-    assert guarantees.store == store.name
-    is_database = store.name != "memory"
+    is_database = store.name in ("sqlite", "postgresql")
+    assert guarantees.store == (store.name if is_database else "memory")
     assert guarantees.needs_json is is_database
     assert guarantees.is_durable is is_database
     assert guarantees.is_shared is is_database

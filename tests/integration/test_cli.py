@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import MEANINGS, ExitCode
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
@@ -338,7 +339,6 @@ def test_no_token_is_repeated_in_an_error(run: Run, parked: str) -> None:
         ("fail", "lz1.a.b.c", "message", "--details", "{"),
         ("delays", "--limit", "0"),
         ("delays", "--limit", "many"),
-        ("delays", "--after", "nowhere"),
         ("submit", "flows"),
         ("submit", "flows:nothing"),
         ("submit", "flows:not_a_function"),
@@ -347,21 +347,38 @@ def test_no_token_is_repeated_in_an_error(run: Run, parked: str) -> None:
         ("submit", "flows:takes", "--args", "{}"),
         ("submit", "flows:takes", "--kwargs", "[]"),
         ("submit", "flows:takes", "--store", "x"),
-        ("conductor",),
-        ("conductor", "--jobboard", "nonsense"),
-        ("conductor", "--jobboard", "nonsense://host/path"),
-        ("conductor", "--jobboard", "zookeeper:///path"),
+        ("submit", "flows:waits", "--jobboard", "nonsense"),
+        ("submit", "flows:waits", "--jobboard", "nonsense://host/path"),
+        ("submit", "flows:waits", "--jobboard", "zookeeper:///path"),
         ("init", "--persistence", "nonsense"),
         ("init", "--persistence", "nonsense://host/path"),
         ("init", "--persistence", "memory://"),
         ("init", "--persistence", "sqlite://"),
     ],
 )
-def test_wrong_use(run: Run, words: tuple[str, ...]) -> None:
+def test_wrong_use(
+    words: tuple[str, ...],
+    tmp_path: pathlib.Path,
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "flows.py").write_text(FLOWS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "flows", raising=False)
+    monkeypatch.setenv("LAZY_ENGINE_PERSISTENCE", sqlite_url)
+    monkeypatch.delenv("LAZY_ENGINE_JOBBOARD", raising=False)
+    assert main(words) == ExitCode.WRONG_USE
+    seen = capsys.readouterr()
+    monkeypatch.delitem(sys.modules, "flows", raising=False)
+    assert seen.out == ""
+    assert words == () or seen.err.splitlines()[-1].startswith("lazy-engine: ")
+
+
+def test_conductor_without_a_job_board(run: Run) -> None:
     run("init")
-    answer = run(*words, exits=ExitCode.WRONG_USE)
-    assert answer.stdout == ""
-    assert words == () or answer.stderr.splitlines()[-1].startswith("lazy-engine: ")
+    assert "--jobboard" in run("conductor", exits=ExitCode.WRONG_USE).stderr
 
 
 def test_no_store_named(run: Run) -> None:

@@ -74,6 +74,7 @@ def test_demo_leaves_the_stores_of_its_user_alone(tmp_path: pathlib.Path) -> Non
     assert not mine.exists()
 
 
+@pytest.mark.slow
 def test_demo_with_zookeeper_survives_a_killed_conductor(tmp_path: pathlib.Path) -> None:
     if (reason := why_missing()) is not None:
         missing(reason)
@@ -89,7 +90,8 @@ def test_demo_with_zookeeper_survives_a_killed_conductor(tmp_path: pathlib.Path)
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_interrupted_demo_cleans_up(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     if (reason := why_missing()) is not None:
         missing(reason)
@@ -99,7 +101,7 @@ def test_interrupted_demo_cleans_up(tmp_path: pathlib.Path, number: signal.Signa
             assert process.poll() is None
         assert any("QuorumPeerMain" in command for command in processes_at(tmp_path))
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "lazy-engine: interrupted\n"
     wait_until(lambda: not leftovers(tmp_path), what="an empty stage")

@@ -11,11 +11,12 @@ runs the same flow.
   are completed in the very turn in which the lazy engine absorbed their outcomes, or called them off. The order of
   completions within one turn, which TaskFlow leaves to the hashes of its futures, is the lazy engine's too.
 
-Four things are let pass. A called-off task ends in the lazy engine with ``FAILURE(DelayCancelled)``, in TaskFlow with a
+Some things are let pass. A called-off task ends in the lazy engine with ``FAILURE(DelayCancelled)``, in TaskFlow with a
 result that nobody looks at. Its revert sees that. And TaskFlow *reverts tasks that never ran*: those it has chosen to
 execute in the very turn in which another atom's failure turns their intention to ``REVERT``; the lazy engine leaves them
-``PENDING``. Last, while it lives TaskFlow's storage goes on showing reverts the failures of earlier attempts; after a
-reload they are gone.
+``PENDING``. Which failures reverts are shown is not compared: while an engine lives, TaskFlow's storage goes
+on showing those of earlier attempts, and hides those that came after the intention to revert; a reload mends both. Last,
+TaskFlow may raise ``InvalidState`` and leave an atom lying that comes after an ignored one; then it is run again.
 
 ``LAZY_ENGINE_PROPERTY_SCALE=50`` runs fifty times as many examples.
 """
@@ -41,6 +42,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from taskflow import deciders, retry, states, task
 from taskflow.engines.action_engine import builder
+from taskflow.exceptions import InvalidState
 from taskflow.patterns import graph_flow, linear_flow, unordered_flow
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
@@ -184,7 +186,7 @@ class World:
         self.attempts: collections.Counter[str] = collections.Counter()
         self.unreverted: set[str] = set()
         self.log: list[Executed | Reverted] = []
-        self.failures_seen: dict[str, list[set[str]]] = {}
+        self.failures_seen: set[str] = set()
 
     def execute(self, name: str, spec: TaskSpec, seen: dict[str, Any]) -> Any:
         self.attempts[name] += 1
@@ -208,7 +210,7 @@ class World:
             return
         self.unreverted.remove(name)
         self.log.append(Reverted(name, self.attempts[name], _plain(result)))
-        self.failures_seen.setdefault(name, []).append(failures)
+        self.failures_seen |= failures
         if not spec.reverts:
             raise Boom(f"{name} cannot be reverted")
 
@@ -331,7 +333,7 @@ class Trace:
     atoms: dict[str, Any] = dataclasses.field(default_factory=dict)
     turns: list[list[tuple[str, str]]] = dataclasses.field(default_factory=list)
     log: dict[str, list[Executed | Reverted]] = dataclasses.field(default_factory=dict)
-    failures_seen: dict[str, list[set[str]]] = dataclasses.field(default_factory=dict)
+    failures_seen: set[str] = dataclasses.field(default_factory=set)
     ghosts: set[str] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -449,6 +451,8 @@ def run_lazily(case: Case, backend: Any) -> Trace:
             state = _run(engine, trace, client)
         if state != "DELAYED":
             break
+        for atom in client.flow(flow_uuid).atoms:
+            assert atom.state != "DELAYED" or atom.intention == states.EXECUTE, f"waits in vain: {atom}"
         world.answer(flow_uuid, case.bunches[number % len(case.bunches)])
     book = ledger.beside(backend)
     trace.conclude(book.detail(flow_uuid), world)
@@ -596,6 +600,20 @@ class InOrder:
         return first
 
 
+def _pushed(engine: Any, timeout: float | None = None) -> Iterator[str]:
+    """Run a TaskFlow engine, and run it on where it stops and leaves work lying.
+
+    Whether it finds an atom that comes after an ignored one depends on the order in which it looks at them; if it does
+    not, it raises ``InvalidState``.
+    """
+    while True:
+        try:
+            yield from engine.run_iter(timeout=timeout)
+        except InvalidState:
+            continue
+        return
+
+
 def run_by_hand(case: Case, turns: list[list[tuple[str, str]]]) -> Trace:
     world = ReferenceWorld(case.order)
     trace = Trace()
@@ -608,7 +626,7 @@ def run_by_hand(case: Case, turns: list[list[tuple[str, str]]]) -> Trace:
     with InOrder.within(builder, "MachineMemory", conductor.place):
         trace.turns.append([])
         try:
-            for state in engine.run_iter(timeout=0):
+            for state in _pushed(engine, timeout=0):
                 if state == states.WAITING:
                     trace.turns.append([])
                     conductor.begin_turn()
@@ -623,7 +641,8 @@ def run_serially(case: Case) -> Trace:
     world = PromptWorld(case.order)
     trace = Trace()
     engine = taskflow.engines.load(build(world, case.flow), engine="serial")
-    engine.run()
+    for _ in _pushed(engine):
+        pass
     trace.conclude(engine.storage._flowdetail, world)
     return trace
 
@@ -716,9 +735,7 @@ def check_with_failures(case: Case, backend: Any) -> None:
     assert lazy.state == expected.state
     assert lazy.atoms == expected.atoms
     assert lazy.log == expected.log
-    for name, seen in lazy.failures_seen.items():
-        for failures, allowed in zip(seen, expected.failures_seen[name], strict=True):
-            assert failures <= allowed
+    assert lazy.failures_seen <= {name for turn in lazy.turns for name, how in turn if how == states.FAILURE}
 
 
 def _memory_backend() -> Any:

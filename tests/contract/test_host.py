@@ -1,0 +1,609 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every part of TaskFlow that is not public and that lazy_engine uses: it is there, and behaves as used.
+
+A failure here after an upgrade of TaskFlow says what changed; ``lazy_engine/host.py`` is the place to follow it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import contextvars
+import inspect
+import pathlib
+import textwrap
+import threading
+from concurrent import futures
+from typing import Any
+from unittest import mock
+
+import pytest
+import sqlalchemy as sa
+import taskflow.engines
+from sqlalchemy.dialects import mysql
+from taskflow import retry, states, storage, task
+from taskflow.engines.action_engine import (
+    builder,
+    compiler,
+    completer,
+    engine,
+    executor,
+    runtime,
+    scheduler,
+    selector,
+)
+from taskflow.engines.action_engine.actions import retry as retry_action
+from taskflow.engines.action_engine.actions import task as task_action
+from taskflow.patterns import linear_flow
+from taskflow.persistence import backends, models
+from taskflow.persistence.backends.sqlalchemy import tables as host_tables
+from taskflow.types import failure
+from taskflow.utils import persistence_utils
+
+from lazy_engine import host, rules
+from lazy_engine.delay import DELAYED
+from lazy_engine.engine import machine
+from lazy_engine.ledger import sql_schema
+
+
+class Noop(task.Task):
+    default_provides = "noop"
+
+    def execute(self) -> str:
+        return "done"
+
+
+class Fails(task.Task):
+    def execute(self) -> None:
+        raise ValueError("as planned")
+
+
+@pytest.fixture
+def stock() -> Any:
+    """TaskFlow's own serial engine, compiled and prepared."""
+    made = taskflow.engines.load(linear_flow.Flow("flow").add(Noop("a"), Noop("b", provides="b")))
+    made.compile()
+    made.prepare()
+    return made
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+# -- the names -------------------------------------------------------------
+
+#: Where each private that host.py reaches for is defined: class in host.py → TaskFlow's class.
+HOSTS = {
+    host.HostStorage: storage.Storage,
+    host.HostTaskAction: task_action.TaskAction,
+    host.HostCompleter: completer.Completer,
+    host.HostRuntime: runtime.Runtime,
+    host.HostTaskExecutor: executor.ParallelThreadTaskExecutor,
+    host.HostEngine: engine.ActionEngine,
+}
+#: Attributes that lazy_engine adds itself.
+OWN = {"_is_serial", "_inner"}
+
+
+def privates_of(cls: type) -> set[str]:
+    """Return the private attributes of ``self`` that a class of host.py touches."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+        and node.attr.startswith("_")
+    } - OWN
+
+
+def host_of(cls: type) -> str:
+    sources = [inspect.getsource(one) for one in cls.__mro__ if one.__module__[:8] == "taskflow"]
+    return "\n".join(sources)
+
+
+@pytest.mark.parametrize("cls", HOSTS, ids=lambda cls: cls.__name__)
+def test_every_private_touched_exists_in_taskflow(cls: type) -> None:
+    assert issubclass(cls, HOSTS[cls])
+    touched = privates_of(cls)
+    written = host_of(HOSTS[cls])
+    missing = {
+        name for name in touched if f"self.{name}" not in written and f"def {name}" not in written
+    }
+    assert not missing
+
+
+def test_the_search_for_privates_finds_some() -> None:
+    assert "_flowdetail" in privates_of(host.HostStorage)
+    assert "_ensure_storage" in privates_of(host.HostEngine)
+
+
+def test_no_other_module_touches_taskflow_privates() -> None:
+    """Subclasses elsewhere use the public names that host.py gives them."""
+    known = set().union(*(privates_of(cls) for cls in HOSTS))
+    package = pathlib.Path(host.__file__).parent
+    engine_modules = sorted((package / "engine").glob("*.py"))
+    assert len(engine_modules) > 5
+    found = {
+        f"{path.name}: {node.attr}"
+        for path in engine_modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in known - {"_storage", "_runtime"}
+    }
+    assert not {entry for entry in found if not _is_its_own(package, entry)}
+
+
+def _is_its_own(package: pathlib.Path, entry: str) -> bool:
+    name, attribute = entry.split(": ")
+    text = (package / "engine" / name).read_text()
+    return f"self.{attribute} =" in text or f"def {attribute}" in text
+
+
+# -- constants -------------------------------------------------------------
+
+
+def test_compiler_and_executor_name_their_things() -> None:
+    assert (compiler.TASK, compiler.RETRY) == ("task", "retry")
+    assert tuple(host.ATOMS) == (compiler.TASK, compiler.RETRY)
+    assert (host.EXECUTED, host.REVERTED) == (executor.EXECUTED, executor.REVERTED)
+    assert executor.EXECUTED != executor.REVERTED
+
+
+# -- storage ---------------------------------------------------------------
+
+
+class Diverted(host.HostStorage):
+    def __init__(self, flow_detail: Any) -> None:
+        self.noted: list[tuple[str, Any, Any]] = []
+        super().__init__(flow_detail)
+
+    def note_flow(self, before: Any, after: Any) -> None:
+        self.noted.append(("flow", before.to_dict(), after.to_dict()))
+
+    def note_atom(self, before: Any, after: Any) -> None:
+        self.noted.append((after.name, before.state, after.state))
+
+
+@pytest.fixture
+def diverted() -> Diverted:
+    _book, detail = persistence_utils.temporary_flow_detail()
+    return Diverted(detail)
+
+
+def test_every_write_of_storage_is_told_and_none_reaches_a_backend(diverted: Diverted) -> None:
+    with mock.patch.object(type(diverted._backend), "get_connection") as connect:
+        atom = Noop("a")
+        diverted.ensure_atoms([atom])
+        diverted.set_atom_state("a", states.RUNNING)
+        diverted.set_task_progress("a", 0.5)
+        diverted.set_atom_intention("a", states.EXECUTE)
+        diverted.save("a", "result")
+        diverted.set_flow_state(states.RUNNING)
+        diverted.inject({"x": 1})
+        diverted.reset("a")
+        diverted.update_atom_metadata("a", {"k": "v"})
+        diverted.update_flow_metadata({"k": "v"})
+        connect.assert_not_called()
+    told = [name for name, _before, _after in diverted.noted]
+    assert told.count("a") >= 5
+    assert told.count("flow") >= 3
+    assert diverted.flow_detail.state == states.RUNNING
+    assert diverted.atom_detail("a").meta["k"] == "v"
+
+
+def test_note_comes_before_the_change(diverted: Diverted) -> None:
+    diverted.ensure_atoms([Noop("a")])
+    diverted.noted.clear()
+    diverted.set_atom_state("a", states.RUNNING)
+    assert diverted.noted == [("a", states.PENDING, states.RUNNING)]
+
+
+def test_storage_calls_its_own_writers_through_with_connection() -> None:
+    assert parameters(storage.Storage._with_connection) == ["self", "functor", "args", "kwargs"]
+    assert parameters(storage.Storage._save_flow_detail)[1:] == [
+        "conn",
+        "original_flow_detail",
+        "flow_detail",
+    ]
+    assert parameters(storage.Storage._save_atom_detail)[1:] == [
+        "conn",
+        "original_atom_detail",
+        "atom_detail",
+    ]
+
+
+def test_atoms_are_found_by_name(diverted: Diverted) -> None:
+    assert not diverted.knows("a")
+    diverted.ensure_atoms([Noop("a")])
+    assert diverted.knows("a")
+    assert diverted.atom_detail("a").uuid == diverted.get_atom_uuid("a")
+    detail, clone = diverted._atomdetail_by_name("a", clone=True)
+    assert (clone.uuid, clone is detail) == (detail.uuid, False)
+
+
+def test_failures_are_kept_by_atom_and_intention(diverted: Diverted) -> None:
+    diverted.ensure_atoms([Fails("a")])
+    wrong = failure.Failure.from_exception(ValueError("x"))
+    diverted.save("a", wrong, state=states.FAILURE)
+    assert diverted._failures["a"] == {states.EXECUTE: wrong}
+    assert diverted.get_failures() == {"a": wrong}
+
+
+def test_failure_put_aside_is_a_result_but_not_one_of_the_flows_failures(
+    diverted: Diverted,
+) -> None:
+    diverted.ensure_atoms([Fails("a")])
+    wrong = failure.Failure.from_exception(ValueError("x"))
+    diverted.put_failure_aside("a", states.FAILURE, wrong)
+    assert diverted.get_failures() == {}
+    assert diverted.get("a") == wrong
+    assert diverted.get_atom_state("a") == states.FAILURE
+
+
+def test_replaced_details_rebuild_every_cache(diverted: Diverted) -> None:
+    diverted.ensure_atoms([Noop("old")])
+    fresh = models.FlowDetail(diverted.flow_detail.name, diverted.flow_detail.uuid)
+    fresh.meta, fresh.state = {"m": 1}, DELAYED
+    failed = models.TaskDetail("failed", "u1")
+    failed.put(states.FAILURE, failure.Failure.from_exception(ValueError("seen")))
+    aside = models.TaskDetail("aside", "u2")
+    aside.put(states.FAILURE, failure.Failure.from_exception(KeyError("aside")))
+    injector = models.TaskDetail(diverted.injector_name, "u3")
+    injector.put(states.SUCCESS, {"x": 5})
+    for atom in (failed, aside, injector):
+        fresh.add(atom)
+    diverted.replace_details(fresh, lambda found: bool(found.check(KeyError)))
+    assert not diverted.knows("old")
+    assert list(diverted.get_failures()) == ["failed"]
+    assert diverted.get_flow_state() == DELAYED
+    assert diverted.flow_meta == {"m": 1}
+    assert diverted.fetch("x") == 5
+
+
+def test_injector_has_a_name_and_a_result_mapping() -> None:
+    assert storage.Storage.injector_name == "_TaskFlow_INJECTOR"
+    assert parameters(storage.Storage._set_result_mapping) == ["self", "provider_name", "mapping"]
+
+
+def test_storage_lock_is_a_reader_writer_lock_that_may_be_taken_again(diverted: Diverted) -> None:
+    with diverted.lock.write_lock(), diverted.lock.write_lock(), diverted.lock.read_lock():
+        pass
+
+
+# -- actions, completer, runtime -------------------------------------------
+
+
+def test_task_action_keeps_storage_and_notifier(stock: Any) -> None:
+    action = stock._runtime.task_action
+    assert action._storage is stock.storage
+    assert action._notifier is stock.atom_notifier
+    assert parameters(task_action.TaskAction)[:3] == ["storage", "notifier", "task_executor"]
+    for method in (action.schedule_execution, action.schedule_reversion):
+        assert parameters(method) == ["task"]
+    assert parameters(action.change_state)[:2] == ["task", "state"]
+
+
+def test_scheduled_task_is_marked_before_it_is_submitted(stock: Any) -> None:
+    """A task's token is signed in the context of ``schedule_execution``."""
+    seen = []
+
+    class Recorder:
+        def execute_task(self, *_args: Any, **_kwargs: Any) -> Any:
+            seen.append(stock.storage.get_atom_state("a"))
+            return futures.Future()
+
+    action = task_action.TaskAction(stock.storage, stock.atom_notifier, Recorder())
+    (atom,) = (found for found in stock._runtime.iterate_nodes(host.ATOMS) if found.name == "a")
+    action.schedule_execution(atom)
+    assert seen == [states.RUNNING]
+
+
+def test_completer_resolves_and_asks_the_runtime(stock: Any) -> None:
+    found = stock._runtime.completer
+    assert found._resolve is True
+    assert found._runtime.__repr__.__self__ is stock._runtime  # a weak proxy
+    assert parameters(found._process_atom_failure) == ["atom", "failure"]
+    assert parameters(found.complete) == ["node", "outcome", "result"]
+    assert parameters(found.complete_failure) == ["node", "outcome", "failure"]
+    assert parameters(found.resume) == []
+
+
+def test_failure_without_a_retry_controller_turns_the_flow_to_revert(stock: Any) -> None:
+    (atom,) = (found for found in stock._runtime.iterate_nodes(host.ATOMS) if found.name == "a")
+    stock._runtime.completer._process_atom_failure(
+        atom, failure.Failure.from_exception(ValueError("x"))
+    )
+    assert stock.storage.get_atom_intention("a") == states.REVERT
+
+
+def test_runtime_keeps_its_parts(stock: Any) -> None:
+    found = stock._runtime
+    assert found._atom_notifier is stock.atom_notifier
+    assert found._task_executor is stock._task_executor
+    assert found._retry_executor is stock._retry_executor
+    assert parameters(runtime.Runtime) == [
+        "compilation",
+        "storage",
+        "atom_notifier",
+        "task_executor",
+        "retry_executor",
+        "options",
+    ]
+    for name in ("task_action", "retry_action", "completer", "selector", "scheduler"):
+        assert name in vars(runtime.Runtime), name
+    assert isinstance(found.selector, selector.Selector)
+    assert isinstance(found.scheduler, scheduler.Scheduler)
+    assert parameters(retry_action.RetryAction) == ["storage", "notifier", "retry_executor"]
+
+
+def test_runtime_compiles_with_a_subclass_of_each_part(stock: Any) -> None:
+    class Part(host.HostRuntime):
+        pass
+
+    made = Part(
+        stock._compilation,
+        stock.storage,
+        stock.atom_notifier,
+        stock._task_executor,
+        stock._retry_executor,
+    )
+    made.compile()
+    assert {atom.name for atom in made.atoms()} == {"a", "b"}
+    assert isinstance(made.make_retry_action(), retry_action.RetryAction)
+    assert made.is_success() is False
+    assert made.fetch_scopes_for("b") is not None
+
+
+def test_selector_tells_what_is_next_and_its_decider(stock: Any) -> None:
+    ((atom, decider),) = stock._runtime.selector.iter_next_atoms()
+    assert atom.name == "a"
+    assert decider.check_and_affect(stock._runtime) is True
+
+
+def test_scheduler_answers_futures_and_failures(stock: Any) -> None:
+    (atom,) = (found for found in stock._runtime.iterate_nodes(host.ATOMS) if found.name == "a")
+    stock._task_executor.start()
+    stock.storage.set_atom_intention("a", states.EXECUTE)
+    scheduled, failures = stock._runtime.scheduler.schedule([atom])
+    stock._task_executor.stop()
+    assert [future.atom for future in scheduled] == [atom]
+    assert failures == []
+    (future,) = scheduled
+    assert future.result() == (executor.EXECUTED, "done")
+
+
+# -- the executor ----------------------------------------------------------
+
+_mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="none")
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads", "given"])
+def test_tasks_run_in_a_copy_of_their_submitters_context(kind: str) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    class Looks(task.Task):
+        def execute(self) -> None:
+            seen.append((_mark.get(), threading.current_thread() is threading.main_thread()))
+            _mark.set("changed by the task")
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        options: dict[str, dict[str, Any]] = {
+            "serial": {"is_serial": True},
+            "threads": {"max_workers": 1},
+            "given": {"given": pool},
+        }
+        made = host.HostTaskExecutor(**options[kind])
+        made.start()
+        try:
+            token = _mark.set("the submitter's")
+            made.execute_task(Looks("looks"), "uuid", {}).result(timeout=10)
+            assert _mark.get() == "the submitter's"
+            _mark.reset(token)
+        finally:
+            made.stop()
+    assert seen == [("the submitter's", kind == "serial")]
+
+
+def test_executor_makes_its_pool_at_start_and_only_if_none_was_given() -> None:
+    assert parameters(executor.ParallelThreadTaskExecutor) == ["executor", "max_workers"]
+    made = host.HostTaskExecutor(is_serial=True)
+    assert made._executor is None
+    made.start()
+    assert isinstance(made._executor, host.ContextExecutor)
+    made.stop()
+    assert made._executor is None
+
+
+def test_given_pool_is_not_shut_down() -> None:
+    with futures.ThreadPoolExecutor(1) as pool:
+        made = host.HostTaskExecutor(given=pool)
+        made.start()
+        made.stop()
+        assert pool.submit(lambda: "alive").result(timeout=10) == "alive"
+
+
+# -- the engine ------------------------------------------------------------
+
+
+def test_engine_keeps_what_host_uses(stock: Any) -> None:
+    assert stock._compiled is True
+    assert stock._storage_ensured is True
+    assert stock._gather_statistics is True
+    assert stock._flow_detail is stock.storage._flowdetail
+    assert stock._backend is None
+    with stock._lock, stock._lock:
+        pass
+    for method, expected in (
+        (stock._change_state, ["state"]),
+        (stock._ensure_storage, []),
+        (stock._check_compilation, ["compilation"]),
+        (stock._compiler.compile, []),
+    ):
+        assert parameters(method) == expected
+    assert "DELAYED" not in engine.ActionEngine.NO_RERAISING_STATES
+    assert {"SUSPENDED", "SUCCESS"} <= engine.ActionEngine.NO_RERAISING_STATES
+    assert engine.ActionEngine.IGNORABLE_STATES
+
+
+def test_engine_compiles_in_the_order_that_host_repeats() -> None:
+    body = inspect.getsource(engine.ActionEngine.compile)
+    steps = ["_compiler.compile()", "_runtime = ", "_runtime.compile()", "_compiled = True"]
+    assert [body.index(step) for step in steps] == sorted(body.index(step) for step in steps)
+
+
+def test_engine_prepares_in_the_order_that_host_repeats() -> None:
+    body = inspect.getsource(engine.ActionEngine.prepare)
+    steps = ["RESUMING", "_ensure_storage()", "SUSPENDED", "_storage_ensured = True"]
+    assert [body.index(step) for step in steps] == sorted(body.index(step) for step in steps)
+
+
+def test_changing_the_state_asks_the_storage_and_tells_the_listeners(stock: Any) -> None:
+    told = []
+    stock.notifier.register("*", lambda state, details: told.append((state, details["old_state"])))
+    with mock.patch.object(
+        stock.storage, "change_flow_state", return_value=(True, "BEFORE")
+    ) as change:
+        stock._change_state(states.RUNNING)
+    change.assert_called_once_with(states.RUNNING)
+    assert told == [(states.RUNNING, "BEFORE")]
+
+
+def test_engine_looks_scopes_up_where_host_gives_them() -> None:
+    assert "scope_fetcher" in parameters(storage.Storage)
+
+
+# -- the machine -----------------------------------------------------------
+
+
+def test_machine_has_every_state_and_transition_of_taskflows() -> None:
+    made, _memory = builder.MachineBuilder(mock.MagicMock(), mock.MagicMock()).build({})
+    theirs = {
+        (start, event, end)
+        for start, event, end in made
+        if isinstance(start, str) and isinstance(end, str)
+    }
+    ours = set(machine.TRANSITIONS)
+    assert len(theirs) == 11
+    assert theirs <= ours
+    assert ours - theirs == {
+        ("GAME_OVER", "analyze_again", states.ANALYZING),
+        ("GAME_OVER", "delayed", DELAYED),
+    }
+
+
+def test_ordinary_run_shows_the_same_states_as_taskflows() -> None:
+    def shown(kind: str) -> list[str]:
+        made = taskflow.engines.load(
+            linear_flow.Flow("flow").add(Noop("a"), Noop("b", provides="b")), engine=kind
+        )
+        return list(made.run_iter())
+
+    assert shown("lazy") == shown("serial")
+
+
+def test_taskflow_knows_no_state_called_delayed() -> None:
+    """A stock engine refuses a parked flow instead of running it."""
+    assert DELAYED not in vars(states).values()
+    for wanted in (states.RUNNING, states.RESUMING, states.SUSPENDED):
+        with pytest.raises(taskflow.exceptions.InvalidState):
+            states.check_flow_transition(DELAYED, wanted)
+
+
+def test_own_transitions_change_none_of_taskflows() -> None:
+    for old, new in rules.FLOW_TRANSITIONS:
+        with pytest.raises(taskflow.exceptions.InvalidState):
+            states.check_flow_transition(old, new)
+
+
+# -- tables ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql", "mysql"])
+@pytest.mark.parametrize("name", ["logbooks", "flowdetails", "atomdetails"])
+def test_host_tables_have_taskflows_columns(name: str, dialect: str) -> None:
+    theirs = getattr(host_tables.fetch(sa.MetaData()), name)
+    ours = getattr(sql_schema.build(dialect), name)
+    assert ours.name == theirs.name
+    assert {c.name for c in ours.columns} == {c.name for c in theirs.columns}
+    assert [c.name for c in ours.primary_key] == [c.name for c in theirs.primary_key]
+    for column in theirs.columns:
+        mine = ours.c[column.name].type
+        if isinstance(column.type, sa.Enum):
+            assert (mine.enums, mine.name) == (column.type.enums, column.type.name)
+        elif isinstance(column.type, host_tables.JSONType):
+            assert isinstance(mine, (sa.Text, mysql.LONGTEXT, sql_schema.JsonText))
+        elif isinstance(column.type, sa.String):
+            assert mine.length == column.type.length
+        else:
+            assert type(mine) is type(column.type)
+
+
+def test_the_only_default_that_we_leave_to_taskflow_is_a_uuid_or_a_time() -> None:
+    """We write every column ourselves; a new one with a default would stay empty."""
+    tables = host_tables.fetch(sa.MetaData())
+    found = {c.name for table in tables for c in table.columns if c.default is not None}
+    assert found == {"created_at", "uuid"}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_taskflow_reads_what_the_ledger_writes(kind: str, request: pytest.FixtureRequest) -> None:
+    backend = backends.fetch({"connection": request.getfixturevalue(f"{kind}_url")})
+    with contextlib.closing(backend):
+        from lazy_engine import ledger
+
+        ledger.upgrade(backend)
+        made = taskflow.engines.load(
+            linear_flow.Flow("flow").add(Noop("a"), Fails("b")),
+            backend=backend,
+            engine="lazy",
+            store={"x": {"y": [1, None, "ü"]}},
+        )
+        with pytest.raises(ValueError, match="as planned"):
+            made.run()
+        with contextlib.closing(backend.get_connection()) as connection:
+            theirs = connection.get_flow_details(made.storage.flow_uuid)
+        ours = ledger.beside(backend).detail(made.storage.flow_uuid)
+        assert ours is not None
+        assert theirs.to_dict() == ours.to_dict()
+        assert len(theirs) == 3
+        for atom in theirs:
+            twin = ours.find(atom.uuid)
+            assert atom.to_dict() == twin.to_dict()
+            assert type(atom) is type(twin)
+        assert theirs.state == states.REVERTED
+        ledger.beside(backend).close()
+
+
+def test_retry_details_are_written_as_taskflow_reads_them(sqlite_url: str) -> None:
+    from lazy_engine import ledger
+
+    backend = backends.fetch({"connection": sqlite_url})
+    with contextlib.closing(backend):
+        ledger.upgrade(backend)
+        flow = linear_flow.Flow("flow", retry=retry.Times(2, "times")).add(Fails("b"))
+        made = taskflow.engines.load(flow, backend=backend, engine="lazy")
+        with pytest.raises(ValueError, match="as planned"):
+            made.run()
+        with contextlib.closing(backend.get_connection()) as connection:
+            theirs = connection.get_flow_details(made.storage.flow_uuid)
+        ours = ledger.beside(backend).detail(made.storage.flow_uuid)
+        assert ours is not None
+        for atom in theirs:
+            assert atom.to_dict() == ours.find(atom.uuid).to_dict()
+        ledger.beside(backend).close()
+
+
+def test_failure_type_names_may_be_given() -> None:
+    made = failure.Failure(
+        exc_info=(ValueError, ValueError("x"), None),
+        exc_args=("x",),
+        exception_str="x",
+        exc_type_names=["Own", "ValueError", "Exception"],
+        traceback_str="",
+        causes=(),
+    )
+    assert made.check("Own") == "Own"
+    failure.Failure.validate(made.to_dict())
+    assert failure.Failure.from_dict(made.to_dict()).check("Own") == "Own"

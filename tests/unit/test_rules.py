@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules between owners, deliverers and rings, case by case."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from taskflow import exceptions, states
+
+from lazy_engine import rules
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger.record import WISH_SUSPEND, DelayRecord, FlowRecord
+from lazy_engine.outcome import Encoded
+from lazy_engine.receipt import Disposition
+from lazy_engine.token import EXECUTE, DelayKey
+
+NOW = 1_000_000_000
+KEY = DelayKey(flow_uuid="f", atom_uuid="a", kind=EXECUTE, attempt=1)
+
+
+def flow(**values: Any) -> FlowRecord:
+    wanted: dict[str, Any] = {"state": DELAYED, "has_factory": True, **values}
+    return FlowRecord(flow_uuid="f", flow_name="flow", **wanted)
+
+
+def delay(digest: str | None = None, **values: Any) -> DelayRecord:
+    outcome = Encoded("result", "1", digest) if digest else None
+    return DelayRecord(key=KEY, task_name="t", outcome=outcome, **values)
+
+
+def judge(found: DelayRecord | None, *, is_over: bool = False, attempt_over: bool = False) -> Any:
+    return rules.judge(found, digest="this", flow_is_over=is_over, attempt_is_over=attempt_over)
+
+
+@pytest.mark.parametrize(
+    ("found", "over", "attempt_over", "expected"),
+    [
+        (None, False, False, Disposition.EARLY),
+        (None, False, True, Disposition.LATE),
+        (None, True, False, Disposition.LATE),
+        (delay(), False, False, Disposition.EARLY),
+        (delay(opened_at=1), False, False, Disposition.ACCEPTED),
+        (delay(opened_at=1), False, True, Disposition.ACCEPTED),
+        (delay(opened_at=1), True, False, Disposition.LATE),
+        (delay(opened_at=1, closed_at=2), False, False, Disposition.LATE),
+        (delay("this", opened_at=1), False, False, Disposition.DUPLICATE),
+        (delay("this"), False, False, Disposition.DUPLICATE),
+        (delay("this", opened_at=1, closed_at=2), True, True, Disposition.DUPLICATE),
+        (delay("that", opened_at=1, closed_at=2), False, False, Disposition.LATE),
+        (delay("that", opened_at=1), True, False, Disposition.LATE),
+        (delay("that", opened_at=1), False, False, Disposition.CONFLICT),
+        (delay("that", opened_at=1, absorbed_at=2), False, False, Disposition.CONFLICT),
+        (delay("that"), False, False, Disposition.CONFLICT),
+    ],
+)
+def test_outcome_is_judged_in_order_of_precedence(
+    found: Any, over: bool, attempt_over: bool, expected: Disposition
+) -> None:
+    assert judge(found, is_over=over, attempt_over=attempt_over) is expected
+
+
+def test_only_early_and_accepted_are_recorded() -> None:
+    assert {d for d in Disposition if rules.records(d)} == {
+        Disposition.EARLY,
+        Disposition.ACCEPTED,
+    }
+
+
+def test_dispositions_stand_in_their_order_of_precedence() -> None:
+    assert [d.name for d in Disposition] == ["DUPLICATE", "LATE", "CONFLICT", "EARLY", "ACCEPTED"]
+
+
+def test_recorded_outcome_is_never_recorded_over() -> None:
+    for digest, opened, closed, over, attempt_over in itertools.product(
+        ("this", "that"), (None, 1), (None, 2), (False, True), (False, True)
+    ):
+        found = delay(digest, opened_at=opened, closed_at=closed)
+        assert not rules.records(judge(found, is_over=over, attempt_over=attempt_over))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "stored", "state", "is_over"),
+    [
+        (1, 0, states.PENDING, False),
+        (1, 1, states.RUNNING, False),
+        (1, 1, states.REVERTING, False),
+        (1, 1, DELAYED, False),
+        (1, 1, states.SUCCESS, True),
+        (1, 1, states.FAILURE, True),
+        (1, 1, states.PENDING, True),
+        (1, 2, states.RUNNING, True),
+        (1, 2, DELAYED, True),
+        (2, 1, states.FAILURE, False),
+        (2, 1, states.SUCCESS, False),
+        (1, 0, None, False),
+    ],
+)
+def test_attempt_is_over(attempt: int, stored: int, state: str | None, is_over: bool) -> None:
+    assert (
+        rules.attempt_is_over(
+            attempt,
+            stored_attempt=stored,
+            stored_state=state,
+            stored_is_delayed=state == DELAYED,
+        )
+        is is_over
+    )
+
+
+def test_lease_ends_at_its_expiry() -> None:
+    owned = flow(owner="me", lease_expires_at=NOW)
+    assert rules.has_owner(owned, NOW - 1)
+    assert not rules.has_owner(owned, NOW)
+    assert not rules.has_owner(flow(owner=None, lease_expires_at=NOW + 1), NOW)
+
+
+def test_ring_is_fresh_for_a_minute() -> None:
+    rung = flow(rung_at=NOW)
+    assert rules.is_rung(rung, NOW)
+    assert rules.is_rung(rung, NOW + 60_000_000 - 1)
+    assert not rules.is_rung(rung, NOW + 60_000_000)
+    assert not rules.is_rung(flow(), NOW)
+
+
+def test_parked_flow_may_be_rung_for() -> None:
+    assert rules.may_ring(flow(), NOW)
+    assert rules.may_ring(flow(owner="dead", lease_expires_at=NOW), NOW)
+    assert rules.may_ring(flow(rung_at=NOW - 60_000_000), NOW)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"owner": "me", "lease_expires_at": NOW + 1},
+        {"rung_at": NOW - 1},
+        {"wish": WISH_SUSPEND},
+        {"state": states.SUCCESS},
+        {"state": states.REVERTED},
+        {"state": states.FAILURE},
+        {"has_factory": False},
+    ],
+)
+def test_nobody_rings_in_vain(values: dict[str, Any]) -> None:
+    assert not rules.may_ring(flow(**values), NOW)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moves"),
+    [
+        (states.RUNNING, DELAYED, True),
+        (states.SUSPENDING, DELAYED, True),
+        (DELAYED, states.RUNNING, True),
+        (DELAYED, states.SUSPENDED, False),
+        (DELAYED, states.RESUMING, False),
+        (states.RUNNING, states.SUCCESS, True),
+        (states.PENDING, states.RUNNING, True),
+    ],
+)
+def test_flow_moves(old: str, new: str, moves: bool) -> None:
+    assert rules.moves(old, new) is moves
+
+
+@pytest.mark.parametrize("pair", [(DELAYED, states.SUCCESS), (states.SUCCESS, DELAYED)])
+def test_flow_does_not_move_where_nobody_allows_it(pair: tuple[str, str]) -> None:
+    with pytest.raises(exceptions.InvalidState):
+        rules.moves(*pair)
+
+
+def test_final_states_are_taskflows() -> None:
+    assert {states.SUCCESS, states.FAILURE, states.REVERTED} == rules.FINAL_STATES
