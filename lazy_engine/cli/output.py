@@ -99,10 +99,9 @@ class Output:
         self.has_colour = wants_colour(self._stdout)
         self.has_unicode = _can_encode(self._stdout)
 
-    def hide(self, secret: str | None) -> None:
+    def hide(self, secret: str) -> None:
         """Never print *secret* (a password of a server's address) in an error."""
-        if secret:
-            self._secrets.append(secret)
+        self._secrets.append(secret)
 
     def line(self, text: str = "") -> None:
         """Print a line for people; nothing in JSON mode."""

@@ -39,7 +39,8 @@ class Session:
         self.jobboard = jobboard
         self._closing = contextlib.ExitStack()
         for address in (persistence, jobboard):
-            output.hide(_password(address))
+            for secret in _passwords(address):
+                output.hide(secret)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -188,11 +189,13 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _password(address: str | None) -> str | None:
+def _passwords(address: str | None) -> set[str]:
+    """Return an address' password as it is spelt there, and as it is meant."""
     try:
-        return urllib.parse.urlsplit(address or "").password
+        found = urllib.parse.urlsplit(address or "").password or ""
     except ValueError:
-        return None
+        return set()
+    return {found, urllib.parse.unquote(found)} - {""}
 
 
 def _close_board(board: Any) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import MEANINGS, ExitCode
+from lazy_engine.cli.output import Output
+from lazy_engine.cli.session import Session
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -403,6 +405,16 @@ def test_store_that_does_not_answer(run: Run) -> None:
     answer = run("delays", "--persistence", url, exits=ExitCode.UNREACHABLE)
     assert answer.stderr.count("\n") == 1
     assert "hush" not in answer.stderr
+
+
+def test_passwords_of_servers_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    Session("postgresql://me:hu%2Fsh@host/flows", "redis://:shut@host", output)
+    output.error("cannot open postgresql://me:hu%2Fsh@host/flows with 'hu/sh', nor with shut")
+    output.trace("shut")
+    seen = capsys.readouterr().err
+    assert not any(secret in seen for secret in ("hu%2Fsh", "hu/sh", "shut"))
+    assert seen.count("***") == 4
 
 
 def test_broken_pipe_is_silent(run: Run, parked: str, sqlite_url: str) -> None:

@@ -140,7 +140,8 @@ def test_outcomes_are_absorbed_while_slow_tasks_are_at_work(client: Client, gate
         receipt = client.complete(client.token(run.flow_uuid, name), name.upper())
         assert receipt.disposition is Disposition.ACCEPTED
         assert receipt.woken  # its owner sees to it
-        wait_until(lambda expected=name.upper(): used[-1:] == [expected])
+        expected = [name.upper()]
+        wait_until(lambda expected=expected: used[-1:] == expected)
 
     wait_until(lambda: client.flow(run.flow_uuid).results.get("use c") == ["C"])
     assert open_delays(client, run) == []
