@@ -6,7 +6,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import multiprocessing
 import subprocess
 import sys
 import threading
@@ -1237,12 +1236,19 @@ def test_too_large_outcome_is_refused_at_the_byte(store: Store) -> None:
 # -- several processes -----------------------------------------------------
 
 
-def _open_and_sign(url: str, gate: Any) -> tuple[str, bytes]:
-    gate.wait(timeout=60)
-    backend = _open(url)
-    with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
-        key = opened.signing_key()
-    return key.key_id, key.secret
+#: Stands ready before it says so, and opens the store when it is told to.
+OPEN_AND_SIGN = """
+import contextlib, sys
+from taskflow.persistence import backends
+from lazy_engine import ledger
+print("ready", flush=True)
+sys.stdin.readline()
+backend = backends.fetch({"connection": sys.argv[1]})
+ledger.upgrade(backend)
+with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
+    key = opened.signing_key()
+print(key.key_id, key.secret.hex())
+"""
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -1250,17 +1256,24 @@ def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     url = request.getfixturevalue(f"{kind}_url")
-    count = 4
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        gate = manager.Barrier(count)
-        with concurrent.futures.ProcessPoolExecutor(
-            count, mp_context=multiprocessing.get_context("spawn")
-        ) as pool:
-            keys = [
-                future.result(timeout=120)
-                for future in [pool.submit(_open_and_sign, url, gate) for _ in range(count)]
-            ]
-    assert len(set(keys)) == 1
+    with contextlib.ExitStack() as stack:
+        opening = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", OPEN_AND_SIGN, url],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(4)
+        ]
+        for process in opening:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        keys = {process.communicate("go\n", timeout=120)[0] for process in opening}
+    assert {process.returncode for process in opening} == {0}
+    assert len(keys) == 1
 
 
 def test_newer_tables_are_refused(sqlite_url: str) -> None:
