@@ -195,9 +195,11 @@ class DetailRows:
     def _encode(self, change: r.AtomChange, columns: Iterable[str]) -> dict[str, Any]:
         detail = change.detail
         readers: Mapping[str, Callable[[], Any]] = {
-            "results": lambda: detail.to_dict()["results"],
-            "failure": lambda: detail.failure and detail.failure.to_dict(),
-            "revert_failure": lambda: detail.revert_failure and detail.revert_failure.to_dict(),
+            "results": lambda: self._results(detail),
+            "failure": lambda: detail.failure and self._storable(detail.failure.to_dict()),
+            "revert_failure": lambda: (
+                detail.revert_failure and self._storable(detail.revert_failure.to_dict())
+            ),
         }
         row: dict[str, Any] = {}
         for name in columns:
@@ -209,6 +211,29 @@ class DetailRows:
                 value = ".".join(str(part) for part in value)
             row[name] = self.dumps(value) if name in _JSON_COLUMNS else value
         return row
+
+    def _results(self, detail: models.AtomDetail) -> Any:
+        results = detail.to_dict()["results"]
+        if not isinstance(detail, models.RetryDetail):
+            return results
+        return [
+            (result, {name: self._storable(failure) for name, failure in failures.items()})
+            for result, failures in results
+        ]
+
+    def _storable(self, failure: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a failure's dictionary without arguments that cannot be JSON here.
+
+        An exception may hold anything. Its task has failed in any case, and a
+        turn that can never be committed would be run again for ever.
+        """
+        try:
+            self.dumps(failure["exc_args"])
+            arguments = failure["exc_args"]
+        except (TypeError, ValueError, RecursionError):
+            arguments = ()
+        causes = [self._storable(cause) for cause in failure["causes"]]
+        return {**failure, "exc_args": arguments, "causes": causes}
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
         """Delete a flow's details, and its logbook if nothing else is in it."""
