@@ -36,6 +36,23 @@ Atom = Any
 Failure = taskflow_failure.Failure
 
 
+def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> models.AtomDetail:
+    """Give a retry controller's detail that TaskFlow read its own results back; return it.
+
+    ``RetryDetail.from_dict`` (6.5) uses one name twice: after a reload, each
+    result that failures belong to is the last of these failures, as a
+    dictionary. A ``ForEach`` would choose a value anew that has failed already.
+
+    :param stored: ``[[result, {atom name: failure}], …]`` as in the store.
+    """
+    if isinstance(detail, models.RetryDetail):
+        detail.results = [
+            (result, failures)
+            for (result, _), (_, failures) in zip(stored or (), detail.results, strict=True)
+        ]
+    return detail
+
+
 class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow has no types
     """TaskFlow's storage with its writes diverted.
 

@@ -18,7 +18,7 @@ from typing import Any
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
-from lazy_engine import errors, outcome, rules
+from lazy_engine import errors, host, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import Desk, next_incident
@@ -179,17 +179,7 @@ class MemoryLedger:
         with self._lock:
             record = self._own(lease)
             now = self.now()
-            cancelled = {
-                (closing.atom_uuid, closing.kind, closing.up_to_attempt)
-                for closing in changes.closed
-                if closing.reason == r.CLOSED_CANCELLED
-            }
-            refused = [
-                delay
-                for delay in self._unabsorbed(lease.flow_uuid, with_early=False)
-                if (delay.key.atom_uuid, delay.key.kind, delay.key.attempt) in cancelled
-            ]
-            if refused:
+            if refused := changes.answered(self._unabsorbed(lease.flow_uuid, with_early=True)):
                 return r.Committed(pulse=lease.pulse, refused=refused)
             self._write_details(changes)
             self._apply(lease.flow_uuid, changes, now)
@@ -384,8 +374,9 @@ class MemoryLedger:
                 found: models.FlowDetail = connection.get_flow_details(flow_uuid)
             except taskflow_exceptions.NotFound:
                 return None
-        for atom in found:
-            _separate(atom)
+            for atom in found:
+                stored = self._backend.memory[f"{connection.atom_path}/{atom.uuid}"]
+                host.mend_history(_separate(atom), stored["atom"]["results"])
         return _separate(found)
 
     def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:

@@ -9,7 +9,7 @@ never with the clock of another host.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from taskflow.persistence import models
@@ -181,6 +181,30 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.flow_is_dirty or self.atoms or self.opened or self.absorbed or self.closed)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether a delay is to be called off."""
+        return any(closing.reason == CLOSED_CANCELLED for closing in self.closed)
+
+    def answered(self, unabsorbed: Iterable[DelayRecord]) -> list[DelayRecord]:
+        """Return delays that were to be called off but have an outcome, which goes first.
+
+        :param unabsorbed: of the flow, early ones too: a delay may be opened
+            and called off in the same turn.
+        """
+        cancelled = {
+            (closing.atom_uuid, closing.kind, closing.up_to_attempt)
+            for closing in self.closed
+            if closing.reason == CLOSED_CANCELLED
+        }
+        opened = {opening.key for opening in self.opened}
+        return [
+            delay
+            for delay in unabsorbed
+            if (delay.key.atom_uuid, delay.key.kind, delay.key.attempt) in cancelled
+            and (delay.opened_at is not None or delay.key in opened)
+        ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

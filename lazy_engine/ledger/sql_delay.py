@@ -65,23 +65,6 @@ class DelayRows:
         rows = connection.execute(query.order_by(c.arrival_number))
         return [sql_row.to_delay(dict(row._mapping)) for row in rows]
 
-    def answered(
-        self, connection: sa.Connection, flow_uuid: str, closings: Sequence[r.DelayClosing]
-    ) -> list[r.DelayRecord]:
-        """Return delays among those to be cancelled that have an outcome to absorb."""
-        cancelled = {
-            (closing.atom_uuid, closing.kind, closing.up_to_attempt)
-            for closing in closings
-            if closing.reason == r.CLOSED_CANCELLED
-        }
-        if not cancelled:
-            return []
-        return [
-            record
-            for record in self.unabsorbed(connection, flow_uuid, with_early=False)
-            if (record.key.atom_uuid, record.key.kind, record.key.attempt) in cancelled
-        ]
-
     def of_flow(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
         """Return all of a flow's delays, oldest first."""
         c = self._table.c

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from oslo_serialization import jsonutils
 from taskflow.persistence import models
 
+from lazy_engine import host
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_schema import Tables
 
@@ -72,7 +73,8 @@ class DetailRows:
             name: self.loads(value) if name in _JSON_COLUMNS else value
             for name, value in row.items()
         }
-        return models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
+        detail = models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
+        return host.mend_history(detail, fields["results"])
 
     def parent(
         self, connection: sa.Connection, flow_uuid: str

@@ -197,9 +197,10 @@ class SqlOwnership(SqlBook):
             return self._settle(connection, lease, row)
         assert row is not None
         record, at = row
-        answered = self._delays.answered(connection, lease.flow_uuid, changes.closed)
-        if answered:
-            raise MustAbsorbFirst(answered)  # rolls the transaction back
+        if changes.cancels:
+            unabsorbed = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
+            if answered := changes.answered(unabsorbed):
+                raise MustAbsorbFirst(answered)  # rolls the transaction back
         self._delays.apply(connection, lease.flow_uuid, changes, at)
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)

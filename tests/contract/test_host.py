@@ -40,7 +40,7 @@ from taskflow.persistence.backends.sqlalchemy import tables as host_tables
 from taskflow.types import failure
 from taskflow.utils import persistence_utils
 
-from lazy_engine import host, rules
+from lazy_engine import Delay, host, rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
@@ -576,22 +576,40 @@ def test_taskflow_reads_what_the_ledger_writes(kind: str, request: pytest.Fixtur
         ledger.beside(backend).close()
 
 
-def test_retry_details_are_written_as_taskflow_reads_them(sqlite_url: str) -> None:
+class FailsThenWaits(task.Task):
+    def execute(self, value: str) -> Any:
+        if value == "one":
+            raise ValueError("as planned")
+        return Delay()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_retry_history_that_taskflow_misreads_is_read_as_it_was_written(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     from lazy_engine import ledger
 
-    backend = backends.fetch({"connection": sqlite_url})
+    url = "memory://" if kind == "memory" else request.getfixturevalue("sqlite_url")
+    backend = backends.fetch({"connection": url})
     with contextlib.closing(backend):
-        ledger.upgrade(backend)
-        flow = linear_flow.Flow("flow", retry=retry.Times(2, "times")).add(Fails("b"))
+        if kind != "memory":
+            ledger.upgrade(backend)
+        controller = retry.ForEach(["one", "two"], "each", provides="value")
+        flow = linear_flow.Flow("flow", retry=controller).add(FailsThenWaits("b"))
         made = taskflow.engines.load(flow, backend=backend, engine="lazy")
-        with pytest.raises(ValueError, match="as planned"):
-            made.run()
+        assert made.run() == "DELAYED"
         with contextlib.closing(backend.get_connection()) as connection:
             theirs = connection.get_flow_details(made.storage.flow_uuid)
         ours = ledger.beside(backend).detail(made.storage.flow_uuid)
         assert ours is not None
         for atom in theirs:
-            assert atom.to_dict() == ours.find(atom.uuid).to_dict()
+            twin = ours.find(atom.uuid)
+            if atom.name == "each":
+                assert [result for result, _ in twin.results] == ["one", "two"]
+                # The day that TaskFlow reads this right, host.mend_history can go.
+                assert [result for result, _ in atom.results] != ["one", "two"]
+                atom.results = twin.results
+            assert atom.to_dict() == twin.to_dict()
         ledger.beside(backend).close()
 
 

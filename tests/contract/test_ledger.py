@@ -1015,6 +1015,28 @@ def test_delay_that_was_answered_is_not_cancelled(flow: Flow) -> None:
     assert flow.delay().absorbed_at is not None
 
 
+def test_delay_opened_and_cancelled_at_once_is_not_cancelled_if_answered_early(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("first") is Disposition.EARLY
+    opening = flow.opening()
+    changes = dataclasses.replace(opening, closed=[flow.closing(r.CLOSED_CANCELLED)])
+    done = flow.ledger.commit(lease, changes)
+    assert [d.key for d in done.refused] == [flow.key()]
+    flow.ledger.commit(lease, dataclasses.replace(opening, absorbed=[flow.key()]))
+    assert flow.delay().absorbed_at is not None
+    assert flow.disposition("second") is Disposition.CONFLICT
+
+
+def test_early_outcome_does_not_keep_an_attempt_from_ending_otherwise(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("first") is Disposition.EARLY
+    changes = flow.changes(closed=[flow.closing(r.CLOSED_CANCELLED)])
+    assert not flow.ledger.commit(lease, changes).refused
+    assert flow.disposition("second") is Disposition.LATE
+
+
 def test_end_is_refused_too_when_it_cancels_an_answered_delay(flow: Flow) -> None:
     lease = flow.take().lease
     flow.ledger.commit(lease, flow.opening())

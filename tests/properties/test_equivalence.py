@@ -758,20 +758,12 @@ def test_without_failures_it_ends_like_the_serial_engine_on_sqlite(
     check_without_failures(case, sqlite_backend)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: flows in which a revert fails while other tasks wait differ in what is recorded",
-)
 @often(200)
 @given(cases(fails=True))
 def test_with_failures_it_ends_like_the_parallel_engine(case: Case) -> None:
     check_with_failures(case, _memory_backend())
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: flows in which a revert fails while other tasks wait differ in what is recorded",
-)
 @often(40)
 @given(cases(fails=True))
 def test_with_failures_it_ends_like_the_parallel_engine_on_sqlite(
