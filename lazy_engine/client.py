@@ -17,6 +17,7 @@ from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
 from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import factory as factory_module
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import stored_attempt
@@ -67,15 +68,15 @@ class Client:
         :param store: values the flow's tasks need, strict JSON.
         :param flow_uuid: the same one twice is the same flow: safe to repeat.
         :returns: the flow's uuid.
-        :raises ImportError, ValueError: the factory cannot be imported by name.
+        :raises ImportError: the factory cannot be imported by its name.
+        :raises ValueError: it has none, or makes no flow.
         :raises OutcomeNotStorable: arguments or values are not strict JSON.
         """
         given = {"args": list(args), "kwargs": dict(kwargs or {}), "store": dict(store or {})}
         for name, value in given.items():
             outcome.canonical_json(value, what=name)
         detail = models.FlowDetail("", flow_uuid or str(uuid.uuid4()))
-        taskflow.engines.save_factory_details(detail, factory, given["args"], given["kwargs"])
-        flow = taskflow.engines.flow_from_detail(detail)
+        flow = factory_module.remember(detail, factory, list(args), dict(kwargs or {}))
         named = models.FlowDetail(str(flow.name), detail.uuid)
         named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
         record, is_new = self._ledger.submit(
@@ -169,7 +170,11 @@ class Client:
     def _delivery(self, text: str, value: Result | Failed) -> r.Delivery:
         key = self._ledger.signing_key(token.key_id_of(text))
         name = token.verify(text, key)
-        encoded = self._ledger.encode(value)
+        try:
+            encoded = self._ledger.encode(value)
+        except (errors.OutcomeNotStorable, errors.OutcomeTooLarge) as error:
+            message = f"outcome for flow {name.flow_uuid}, which still waits for one: {error}"
+            raise type(error)(message, flow_uuid=name.flow_uuid) from None
         return r.Delivery(key=name, outcome=encoded, delivery_id=str(uuid.uuid4()))
 
     def _deliver(
@@ -334,18 +339,8 @@ class Client:
 
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
-        try:
-            if flow is None:
-                flow = taskflow.engines.flow_from_detail(detail)
-        except Exception as error:
-            kind = "no factory" if "factory" not in (detail.meta or {}) else "factory failed"
-            self._ledger.note_incident(detail.uuid, kind, f"{type(error).__name__}: {error}")
-            raise errors.FlowIncident(
-                f"flow {detail.uuid} cannot be loaded: {error}"
-                + ("; pass the flow itself as flow=" if kind == "no factory" else ""),
-                error,
-                flow_uuid=detail.uuid,
-            ) from error
+        if flow is None:
+            flow = factory_module.make_stored(detail, self._ledger)
         store = (detail.meta or {}).get("store")
         return taskflow.engines.load(
             flow, flow_detail=detail, backend=self.backend, store=store, **options
@@ -425,8 +420,14 @@ def open_backend(persistence: Any) -> Any:
             )
         return persistence
     conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
-    connection = str(conf.get("connection", ""))
-    if connection.partition(":")[0] == "memory":
+    connection = conf.get("connection")
+    if not isinstance(connection, str) or not connection:
+        raise errors.UnsupportedBackend(
+            "a persistence configuration names its store under 'connection', for example"
+            " {'connection': 'sqlite:////path/to/flows.db'}"
+        )
+    kind = connection.partition(":")[0]
+    if kind == "memory":
         raise errors.UnsupportedBackend(
             "a memory configuration would make another, empty store: pass the backend"
             " object itself (for an engine without a backend, engine.storage.backend)"
@@ -435,7 +436,13 @@ def open_backend(persistence: Any) -> Any:
         backend = backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
-            f"cannot open the persistence backend {connection.partition(':')[0]!r}: {error}"
+            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db or"
+            " postgresql+psycopg://user@host/database"
+        ) from error
+    except ImportError as error:
+        raise errors.UnsupportedBackend(
+            f"the database driver for {kind!r} is not installed ({error}): install it, for"
+            " example with lazy_engine[postgresql]"
         ) from error
     ledger.upgrade(backend)
     return backend

@@ -29,7 +29,7 @@ from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 from taskflow.types import entity
 
-from lazy_engine import errors, ledger
+from lazy_engine import doorbell, errors, factory, ledger
 from lazy_engine.delay import DELAYED
 
 LOG = logging.getLogger(__name__)
@@ -118,17 +118,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         :raises taskflow.exceptions.JobFailure: its server does not answer, or
             refuses to tell its version.
         """
-        try:
-            super().connect()
-        except taskflow_exceptions.JobFailure as error:
-            if "server version" not in str(error):
-                raise
-            raise taskflow_exceptions.JobFailure(
-                "the job board's ZooKeeper does not tell its version (its"
-                " 4lw.commands.whitelist lacks 'envi', as by default): set"
-                " 'check_compatible': False in the job board's configuration",
-                error,
-            ) from error
+        if not self._jobboard.connected:
+            doorbell.connect(self._jobboard)
 
     def stop(self) -> None:
         """Stop claiming; flows at work are suspended, and their jobs given back."""
@@ -319,22 +310,14 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         store.update((job.details or {}).get("store") or {})
         # Later doorbells of the flow look like the job that first brought it.
         origin = {"job_name": job.name, "job_priority": job.priority.value}
-        try:
-            return taskflow.engines.load_from_detail(
-                detail,
-                store=store,
-                engine=self._engine,
-                backend=self._persistence,
-                **{**self._engine_options, **origin},
-            )
-        except errors.LazyEngineError:
-            raise
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            ledger.beside(self._persistence).note_incident(detail.uuid, "factory failed", message)
-            raise errors.FlowIncident(
-                f"flow {detail.uuid} cannot be loaded: {message}", flow_uuid=detail.uuid
-            ) from error
+        return taskflow.engines.load(
+            factory.make_stored(detail, ledger.beside(self._persistence)),
+            flow_detail=detail,
+            store=store,
+            engine=self._engine,
+            backend=self._persistence,
+            **{**self._engine_options, **origin},
+        )
 
     # -- finishing --------------------------------------------------------
 

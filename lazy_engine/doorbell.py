@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
@@ -42,6 +43,30 @@ class PostedBook(models.LogBook):  # type: ignore[misc]  # TaskFlow has no types
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def connect(board: Any) -> None:
+    """Connect a job board.
+
+    :raises taskflow.exceptions.JobFailure: its server does not answer, or
+        refuses to tell its version.
+    """
+    try:
+        board.connect()
+    except taskflow_exceptions.JobFailure as error:
+        if "server version" not in str(error):
+            what = str(error).partition("\n")[0]  # the others are its causes
+            raise taskflow_exceptions.JobFailure(
+                f"{what} (job board '{board.name}'): is its server up, and is the address right?",
+                error,
+            ) from error
+        raise taskflow_exceptions.JobFailure(
+            "the job board's ZooKeeper does not tell its version (its"
+            " 4lw.commands.whitelist lacks 'envi', as by default): set"
+            " 'check_compatible': False in the job board's configuration, or add envi to"
+            " the server's whitelist",
+            error,
+        ) from error
 
 
 def ring(board: Any, flow: r.FlowRecord, ledger: Ledger) -> None:

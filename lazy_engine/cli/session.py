@@ -16,7 +16,7 @@ from sqlalchemy import exc as sa_exc
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
-from lazy_engine import errors
+from lazy_engine import doorbell, errors
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -105,12 +105,11 @@ class Session:
         except (TypeError, ValueError) as error:
             raise UsageError(f"--jobboard: {error}") from error
         try:
-            board.connect()
+            doorbell.connect(board)
         except Exception as error:
             # TaskFlow lets whatever its drivers raise through when it connects.
             raise BoardUnreachable(
-                f"cannot reach the job board at {board_name(self.jobboard)}:"
-                f" {_first_line(error)}; is the server up, and is the address right?"
+                f"cannot reach the job board at {board_name(self.jobboard)}: {_first_line(error)}"
             ) from error
         self._closing.callback(_close_board, board)
         return board
