@@ -48,6 +48,13 @@ def _open(backend: Any) -> Ledger:
         from lazy_engine.ledger.memory import MemoryLedger
 
         return MemoryLedger(weakref.proxy(backend))
+    from lazy_engine.ledger.sql import SqlLedger
+
+    return SqlLedger(_require_engine(backend))
+
+
+def _require_engine(backend: Any) -> Any:
+    """Return the SQLAlchemy engine of a backend that a ledger can be kept beside."""
     kind = type(backend).__name__
     engine = getattr(backend, "engine", None) if kind == "SQLAlchemyBackend" else None
     if engine is None:
@@ -59,7 +66,6 @@ def _open(backend: Any) -> Ledger:
         raise errors.UnsupportedBackend(
             f"no ledger for a {engine.dialect.name} database yet: use sqlite or postgresql"
         )
-    from lazy_engine.ledger.sql import SqlLedger
     from lazy_engine.ledger.sql_connection import is_in_memory
 
     if engine.dialect.name == "sqlite" and is_in_memory(engine.url):
@@ -67,7 +73,7 @@ def _open(backend: Any) -> Ledger:
             "an in-memory SQLite database lives in one connection and isolates nothing:"
             " give it a file (sqlite:////path/to/flows.db), or use the memory backend"
         )
-    return SqlLedger(engine)
+    return engine
 
 
 def upgrade(backend: Any) -> None:
@@ -78,13 +84,16 @@ def upgrade(backend: Any) -> None:
     :raises UnsupportedBackend: there is no ledger for that kind of backend.
     :raises StoreUnavailable: the store does not answer, or refuses.
     """
+    if not isinstance(backend, impl_memory.MemoryBackend):
+        _require_engine(backend)  # before anything is made, or a server is waited for
     try:
         _upgrade_host(backend)
     except Exception as error:
         # TaskFlow lets whatever its drivers raise through when it connects.
         cause = getattr(error, "orig", None) or error
+        what = (str(cause).strip() or "(no message)").splitlines()[0]
         raise errors.StoreUnavailable(
-            f"cannot open the store: {type(cause).__name__}: {cause}; is the server up, and"
+            f"cannot open the store: {type(cause).__name__}: {what}; is the server up, and"
             " are address, database and account right?"
         ) from cause
     beside(backend)
