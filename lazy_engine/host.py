@@ -85,6 +85,19 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         before.update(after)
         return before
 
+    def ensure_atoms(self, atoms: Iterable[Atom]) -> list[str]:
+        """Make sure that every atom has a detail; return their uuids.
+
+        Another engine may have added some to the same flow detail since this
+        storage was made.
+        """
+        with self.lock.write_lock():
+            for detail in self._flowdetail:
+                if self._atom_name_to_uuid.setdefault(detail.name, detail.uuid) == detail.uuid:
+                    self._failures.setdefault(detail.name, {})
+        uuids: list[str] = super().ensure_atoms(atoms)
+        return uuids
+
     @property
     def flow_detail(self) -> models.FlowDetail:
         """The flow detail in memory."""

@@ -57,7 +57,7 @@ class LazyCompleter(host.HostCompleter):
                 self._action.wait_for_outside(atom, delay, running)
                 return None
             self._lazy_storage.end_without_delay(running.name)
-        if delay is not None or _holds_delay(result, running):
+        if delay is not None or _holds_delay(result):
             result = _misuse(atom, running)
         return self._complete(atom, verdict, result)
 
@@ -94,25 +94,26 @@ def _delay_in(result: Any) -> Delay | None:
     return result if isinstance(result, Delay) else None
 
 
-def _holds_delay(result: Any, running: Any) -> bool:
-    """Whether a ``Delay`` of this attempt is hidden inside a result."""
-    if running is None or not running.made:
-        return False
+def _holds_delay(result: Any) -> bool:
+    """Whether a ``Delay`` is hidden inside a result."""
     pending = [result]
+    seen: set[int] = set()
     while pending:
         item = pending.pop()
         if isinstance(item, Delay):
             return True
-        if isinstance(item, dict):
-            pending.extend(item.values())
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pending.extend(item)
+        if isinstance(item, (dict, list, tuple, set, frozenset)) and id(item) not in seen:
+            seen.add(id(item))
+            pending.extend(item.values() if isinstance(item, dict) else item)
     return False
 
 
 def _misuse(atom: host.Atom, running: Any) -> host.Failure:
     if running is None:
-        what = f"retry controller '{atom.name}' answered with a Delay: only tasks can wait"
+        what = (
+            f"retry controller '{atom.name}' answered with a Delay: only tasks can wait;"
+            " return it from a task of the controller's flow"
+        )
     else:
         what = (
             f"task '{atom.name}' answered with a Delay inside another value, or with one of"

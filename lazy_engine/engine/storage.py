@@ -92,10 +92,33 @@ class LazyStorage(host.HostStorage):
             return (True, old_state)
 
     def inject(self, pairs: Mapping[str, Any], transient: bool = False) -> None:
-        """Add values; persistent ones count only where the stored flow has none."""
+        """Add values; persistent ones count only where the stored flow has none.
+
+        :raises OutcomeNotStorable: the store could not keep one; nothing changed.
+        """
         if not transient:
+            for name, value in pairs.items():
+                self._require_storable(f"the value injected as '{name}'", value)
             self._injected.update(pairs)
         super().inject(pairs, transient=transient)
+
+    def set_task_progress(self, task_name: str, progress: float, details: Any = None) -> None:
+        """Note how far a task is.
+
+        :raises OutcomeNotStorable: the store could not keep it; nothing changed.
+        """
+        self._require_storable(f"the progress of task '{task_name}'", [progress, details])
+        super().set_task_progress(task_name, progress, details)
+
+    def _require_storable(self, what: str, value: Any) -> None:
+        # It is written with the rest of a turn, which would then never be written.
+        try:
+            self.ledger.encode_result(value)
+        except errors.ResultNotStorable as error:
+            raise errors.OutcomeNotStorable(
+                f"{what} cannot be stored as JSON in flow {self.flow_uuid}: {error.__cause__}",
+                flow_uuid=self.flow_uuid,
+            ) from error
 
     def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
         """Put an atom's result; see :meth:`taskflow.storage.Storage.save`.
