@@ -28,6 +28,24 @@ class Echo(task.Task):
         return answer
 
 
+class Plain(task.Task):
+    """Does what it is told."""
+
+    def __init__(self, name: str, do: Callable[[Any], Any], undo: Any = None) -> None:
+        super().__init__(name)
+        self._do, self._undo = do, undo
+
+    def execute(self) -> Any:
+        return self._do(self)
+
+    def revert(self, **_kwargs: Any) -> Any:
+        return self._undo() if self._undo is not None else None
+
+
+def raise_it(error: BaseException) -> Any:
+    raise error
+
+
 def make_flow() -> Any:
     return linear_flow.Flow("flow").add(Waits("waits"), Echo("echo"))
 
