@@ -90,13 +90,22 @@ def upgrade(backend: Any) -> None:
         _upgrade_host(backend)
     except Exception as error:
         # TaskFlow lets whatever its drivers raise through when it connects.
-        cause = getattr(error, "orig", None) or error
+        cause = _root_of(error)
         what = (str(cause).strip() or "(no message)").splitlines()[0]
         raise errors.StoreUnavailable(
             f"cannot open the store: {type(cause).__name__}: {what}; is the server up, and"
             " are address, database and account right?"
         ) from cause
     beside(backend)
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """Return what TaskFlow and SQLAlchemy have wrapped."""
+    while True:
+        inner = getattr(error, "orig", None) or getattr(error, "cause", None)
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
 
 
 def _upgrade_host(backend: Any) -> None:
