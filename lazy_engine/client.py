@@ -71,6 +71,8 @@ class Client:
         :raises ImportError: the factory cannot be imported by its name.
         :raises ValueError: it has none, or makes no flow.
         :raises OutcomeNotStorable: arguments or values are not strict JSON.
+        :raises taskflow.exceptions.JobFailure: the flow is stored, but the job
+            board did not take the doorbell; the message names its uuid.
         """
         given = {"args": list(args), "kwargs": dict(kwargs or {}), "store": dict(store or {})}
         for name, value in given.items():
@@ -90,8 +92,19 @@ class Client:
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
-            doorbell.ring(self._board, record, self._ledger)
+            self._ring_first(record)
         return str(named.uuid)
+
+    def _ring_first(self, record: r.FlowRecord) -> None:
+        try:
+            doorbell.ring(self._board, record, self._ledger)
+        except taskflow_exceptions.TaskFlowException as error:
+            self._ledger.unring(record.flow_uuid)
+            raise taskflow_exceptions.JobFailure(
+                f"flow {record.flow_uuid} is stored, but nobody was asked to run it: {error};"
+                " submit it again with this flow_uuid once the job board is there",
+                error,
+            ) from error
 
     # -- delivering -------------------------------------------------------
 

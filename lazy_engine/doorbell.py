@@ -15,6 +15,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
+from lazy_engine import host
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
@@ -73,8 +74,12 @@ def ring(board: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
     """Post a doorbell for a flow.
 
     :raises taskflow.exceptions.JobFailure: the board did not take it (or its
-        answer was lost; a second doorbell does no harm).
+        answer was lost; a second doorbell does no harm), or is not connected.
     """
+    if not host.is_connected(board):
+        # Kazoo would hold the call back until its server is there again, and
+        # whoever delivers must not wait for that.
+        raise taskflow_exceptions.JobFailure(f"job board '{board.name}' is not connected")
     book = None
     if flow.book_uuid is not None:
         book = PostedBook(flow, ledger)

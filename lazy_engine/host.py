@@ -21,6 +21,7 @@ from taskflow.engines.action_engine import compiler, completer, executor, runtim
 from taskflow.engines.action_engine import engine as action_engine
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
+from taskflow.jobs.backends import impl_zookeeper
 from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
 
@@ -158,6 +159,17 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def set_failures_aside(self, is_aside: Callable[[taskflow_failure.Failure], bool]) -> None:
         """Stop counting failures that were put aside when the details were stored."""
         self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
+
+
+def is_connected(board: Any) -> bool:
+    """Whether a job board can reach its server now.
+
+    TaskFlow's ZooKeeper board says ``connected`` never again once a session
+    was lost, though its client has long had a new one.
+    """
+    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return bool(board._client.connected)
+    return bool(board.connected)
 
 
 def _failures_of(

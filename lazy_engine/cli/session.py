@@ -25,6 +25,10 @@ LOG = logging.getLogger(__name__)
 
 _BOARD_NAME: Final = "lazy-engine"
 
+#: How a lost ZooKeeper is looked for. Kazoo's own pauses double up to an hour,
+#: for which a conductor would go on missing a server that is back.
+_CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
+
 
 class Session:
     """Opens the store and the job board when they are asked for; closes them in the end.
@@ -170,7 +174,12 @@ def board_conf(address: str) -> dict[str, Any]:
     hosts, slash, path = place.partition("/")
     if not hosts:
         raise UsageError("--jobboard names no host: zookeeper://host:port/path")
-    conf: dict[str, Any] = {"board": kind, "hosts": hosts, "check_compatible": False}
+    conf: dict[str, Any] = {
+        "board": kind,
+        "hosts": hosts,
+        "check_compatible": False,
+        "connection_retry": dict(_CONNECTION_RETRY),
+    }
     if path.rstrip("/"):
         conf["path"] = slash + path.rstrip("/")
     conf.update(urllib.parse.parse_qsl(query))
