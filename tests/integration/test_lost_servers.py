@@ -212,7 +212,8 @@ class StopsTheServer(task.Task):
 
     def execute(self, answer: Any) -> str:
         if _TO_STOP:
-            _TO_STOP.pop().stop()
+            _TO_STOP[0].stop()
+            _TO_STOP.clear()
         return f"after {answer}"
 
 
@@ -274,7 +275,7 @@ def test_conductor_survives_a_database_that_goes_away(
         assert world.client.complete(world.token, "kept").woken
         _TO_STOP.append(own_postgresql)
         stack.enter_context(conducting(board, backend))
-        wait_until(lambda: not own_postgresql.is_running, timeout_seconds=20)
+        wait_until(lambda: not _TO_STOP, timeout_seconds=20, what="the server's end")
         own_postgresql.start()
         wait_until(
             lambda: world.client.flow(world.flow_uuid).owner, what="the lease that is left behind"
@@ -298,6 +299,9 @@ def test_zookeeper_that_goes_away_in_the_middle_loses_nothing(
         board = stack.enter_context(open_board(own_zookeeper.hosts, backend))
         world, other = (park(backend, board=board) for _ in range(2))
         stack.enter_context(conducting(board, backend))
+        # It is at work, and not about to register itself, when its server goes.
+        first = world.client.submit(make_flow)
+        wait_until(lambda: world.client.flow(first).state == "DELAYED", timeout_seconds=20)
         own_zookeeper.stop()
         wait_until(lambda: not host.is_connected(board))
 
