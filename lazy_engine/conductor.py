@@ -30,7 +30,9 @@ from taskflow.persistence import models
 from taskflow.types import entity
 
 from lazy_engine import doorbell, errors, factory, ledger
+from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
+from lazy_engine.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     :param engine_options: options for that engine.
     :param wait_timeout: seconds between two looks at jobs others have claimed.
     :param max_simultaneous_jobs: how many flows run at the same time.
+    :param watchdog: also see to deadlines, lost doorbells and dead owners.
     :param executor_factory: makes the executor that runs them.
     """
 
@@ -82,6 +85,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         log: Any = None,
         max_simultaneous_jobs: int = MAX_SIMULTANEOUS_JOBS,
         executor_factory: Callable[[Any], Any] | None = None,
+        watchdog: bool = True,
     ) -> None:
         if executor_factory is not None and not callable(executor_factory):
             raise ValueError("executor_factory must be callable")
@@ -95,6 +99,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             log=log,
             max_simultaneous_jobs=max_simultaneous_jobs,
         )
+        self._watches = watchdog
         self._make_executor = executor_factory or self._thread_pool
         self._label = f"{name}@{socket.gethostname()}:{os.getpid()}"
         self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -143,6 +148,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 board.notifier.register(jobs_base.POSTED, self._on_posted)
                 stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
             board.register_entity(self.conductor)
+            if self._watches:
+                stack.enter_context(Watchdog(Client(self._persistence, board)))
             with self._make_executor(self) as executor:
                 self._answer(executor, max_dispatches)
 

@@ -178,7 +178,7 @@ def _failures_of(
     found = {}
     if atom.failure is not None and not is_aside(atom.failure):
         found[taskflow_storage.states.EXECUTE] = atom.failure
-    if atom.revert_failure is not None:
+    if atom.revert_failure is not None and not is_aside(atom.revert_failure):
         found[taskflow_storage.states.REVERT] = atom.revert_failure
     return found
 
@@ -195,6 +195,13 @@ class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]
         """Tell the atom listeners."""
         self._notifier.notify(state, details)
 
+    def arguments_of(self, task: Atom) -> dict[str, Any]:
+        """Return what the task's ``execute`` is called with."""
+        arguments: dict[str, Any] = self._storage.fetch_mapped_args(
+            task.rebind, atom_name=task.name, optional_args=task.optional
+        )
+        return arguments
+
 
 class HostCompleter(completer.Completer):  # type: ignore[misc]
     """TaskFlow's way of completing atoms and resolving failures."""
@@ -208,6 +215,10 @@ class HostCompleter(completer.Completer):  # type: ignore[misc]
     def host_runtime(self) -> runtime.Runtime:
         """The engine's runtime."""
         return self._runtime
+
+    def revert_all(self) -> None:
+        """Mean every atom to be reverted, whatever retry controllers would say."""
+        self._undefined_resolver.apply()
 
     def resolve(self, atom: Atom, failure: taskflow_failure.Failure) -> None:
         """Ask the retry controllers what to do, and set intentions accordingly."""
@@ -274,6 +285,10 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         wrapped = ContextExecutor(given) if given is not None else None
         super().__init__(executor=wrapped, max_workers=max_workers)
         self._is_serial = is_serial
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function where tasks are run; return its future."""
+        return self._executor.submit(function, *args)
 
     def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
         if self._is_serial:

@@ -50,7 +50,17 @@ class LazyStorage(host.HostStorage):
         self.ledger = ledger.beside(self.backend)
         self.set_failures_aside(is_cancelled)
         self._injected: dict[str, Any] = {}
+        self._new_probes: list[r.DelayOpening] = []
+        self._waits_in_revert = self._find_waits_in_revert()
         self._clear()
+
+    def _find_waits_in_revert(self) -> set[str]:
+        # In a store, no task waits in execute() that is meant to be reverted.
+        return {
+            atom.name
+            for atom in self.flow_detail
+            if atom.state == DELAYED and atom.intention != states.EXECUTE
+        }
 
     def _clear(self) -> None:
         self._flow_is_dirty = False
@@ -60,6 +70,7 @@ class LazyStorage(host.HostStorage):
         self._opened: dict[token.DelayKey, r.DelayOpening] = {}
         self._absorbed: dict[token.DelayKey, None] = {}
         self._closed: dict[tuple[str, str], r.DelayClosing] = {}
+        self._probed: dict[token.DelayKey, r.DelayProbing] = {}
         self._must_write = False
 
     # -- what TaskFlow writes ---------------------------------------------
@@ -159,10 +170,27 @@ class LazyStorage(host.HostStorage):
         """Let a task wait for outside."""
         with self.lock.write_lock():
             self.set_atom_state(task_name, DELAYED)
-            self._opened[key] = r.DelayOpening(
-                key=key, task_name=task_name, details_text=delay.details_text
+            opening = r.DelayOpening(
+                key=key, task_name=task_name, details_text=delay.details_text, terms=delay.terms
             )
+            self._opened[key] = opening
+            if delay.terms.probe_seconds is not None:
+                self._new_probes.append(opening)
+            if key.kind == token.REVERT:
+                self._waits_in_revert.add(task_name)
+            else:
+                self._waits_in_revert.discard(task_name)
             self._must_write = True
+
+    def take_new_probes(self) -> list[r.DelayOpening]:
+        """Return, once, the delays opened since the last call that ask for probes."""
+        found, self._new_probes = self._new_probes, []
+        return found
+
+    def note_probe(self, probing: r.DelayProbing) -> None:
+        """Note that a probe found nothing."""
+        self._probed[probing.key] = probing
+        self._must_write = True
 
     def end_without_delay(self, key: token.DelayKey) -> None:
         """Note that an attempt which made a ``Delay`` ended without one."""
@@ -186,7 +214,10 @@ class LazyStorage(host.HostStorage):
                 )
             )
             key = self.delay_key(task_name)
-            self.put_failure_aside(task_name, states.FAILURE, failure)
+            is_revert = key.kind == token.REVERT
+            self.put_failure_aside(
+                task_name, states.REVERT_FAILURE if is_revert else states.FAILURE, failure
+            )
             self._close(detail.uuid, key.kind, key.attempt, r.CLOSED_CANCELLED)
             return failure
 
@@ -199,12 +230,17 @@ class LazyStorage(host.HostStorage):
     def delay_key(self, task_name: str) -> token.DelayKey:
         """Return the name of the attempt that a waiting task is in."""
         detail = self.atom_detail(task_name)
+        kind = token.REVERT if self.waits_in_revert(task_name) else token.EXECUTE
         return token.DelayKey(
             flow_uuid=self.flow_uuid,
             atom_uuid=detail.uuid,
-            kind=token.EXECUTE,
-            attempt=stored_attempt(detail.meta, token.EXECUTE),
+            kind=kind,
+            attempt=stored_attempt(detail.meta, kind),
         )
+
+    def waits_in_revert(self, task_name: str) -> bool:
+        """Whether a waiting task waits in ``revert``, and not in ``execute``."""
+        return task_name in self._waits_in_revert
 
     def delayed_tasks(self) -> list[str]:
         """Return the names of the tasks that wait for outside."""
@@ -234,6 +270,7 @@ class LazyStorage(host.HostStorage):
                 opened=list(self._opened.values()),
                 absorbed=list(self._absorbed),
                 closed=list(self._closed.values()),
+                probed=list(self._probed.values()),
             )
 
     def begun_marks(self) -> r.Changes | None:
@@ -295,6 +332,7 @@ class LazyStorage(host.HostStorage):
         """Throw the buffer away and go by the details as stored."""
         self.replace_details(fresh, is_cancelled)
         self._clear()
+        self._waits_in_revert = self._find_waits_in_revert()
 
     def inject_again(self) -> None:
         """Inject anew what was injected before, where the stored flow has no value."""

@@ -27,6 +27,20 @@ def stored_attempt(meta: Mapping[str, Any], kind: str) -> int:
     return int((meta.get(META_ATTEMPTS) or {}).get(kind, 0))
 
 
+def may_still_open(key: DelayKey, atom: tuple[str, str | None, Mapping[str, Any]] | None) -> bool:
+    """Whether an attempt that has opened no delay may yet open one.
+
+    :param atom: name, state and meta as stored.
+    """
+    _name, state, meta = atom or ("", None, {})
+    return not rules.attempt_is_over(
+        key.attempt,
+        stored_attempt=stored_attempt(meta, key.kind),
+        stored_state=state,
+        stored_is_delayed=state == DELAYED,
+    )
+
+
 class Desk:
     """Receives deliveries to one flow.
 
@@ -59,17 +73,13 @@ class Desk:
         """Judge one delivery and note what has to be written for it."""
         key = delivery.key
         delay = self._delays.get(key)
-        name, state, meta = self._atoms.get(key.atom_uuid, ("", None, {}))
+        atom = self._atoms.get(key.atom_uuid)
+        name = atom[0] if atom else ""
         disposition = rules.judge(
             delay,
             digest=delivery.outcome.digest,
-            flow_is_over=rules.is_over(self.flow),
-            attempt_is_over=rules.attempt_is_over(
-                key.attempt,
-                stored_attempt=stored_attempt(meta, key.kind),
-                stored_state=state,
-                stored_is_delayed=state == DELAYED,
-            ),
+            flow_is_over=rules.is_over(self.flow) or rules.is_cancelled(self.flow),
+            attempt_is_over=not may_still_open(key, atom),
         )
         if (
             disposition is Disposition.DUPLICATE

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from taskflow.persistence import models
 
-from lazy_engine import errors, outcome
+from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
@@ -21,10 +21,11 @@ from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees
 from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_upgrade import require_current
+from lazy_engine.ledger.sql_watch import SqlWatch
 from lazy_engine.token import Key
 
 
-class SqlLedger(SqlOwnership, SqlDelivery):
+class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
     :param shared: the engine of TaskFlow's own backend.
@@ -106,7 +107,9 @@ class SqlLedger(SqlOwnership, SqlDelivery):
     # -- wishes, incidents and jobs ---------------------------------------
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
-        return self._set(flow_uuid, wish=wish, wish_reason=reason)
+        flows = self._flows
+        is_mine = sa.or_(flows.c.wish.is_(None), flows.c.wish != r.WISH_CANCEL)
+        return self._set(flow_uuid, is_mine, wish=wish, wish_reason=reason)
 
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         def work(connection: sa.Connection) -> None:
@@ -145,7 +148,6 @@ class SqlLedger(SqlOwnership, SqlDelivery):
             record = r.FlowRecord(
                 flow_uuid=detail.uuid,
                 flow_name=detail.name,
-                rung_at=now if submission.is_rung else None,
                 key_id=submission.key_id,
                 has_factory=True,
                 book_uuid=book.uuid,
@@ -153,6 +155,8 @@ class SqlLedger(SqlOwnership, SqlDelivery):
                 created_at=now,
                 changed_at=now,
             )
+            if submission.is_rung:
+                record = rules.ring(record, now)
             connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
             self._details.insert(connection, detail, book)
             return record, True

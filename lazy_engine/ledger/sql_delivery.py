@@ -49,10 +49,9 @@ class SqlDelivery(SqlBook):
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
         may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-        if may_ring and rings:
-            connection.execute(
-                sa.update(flows).where(flows.c.flow_uuid == flow_uuid).values(rung_at=now)
-            )
+        if may_ring:
+            noted = rules.ring(record, now) if rings else rules.leave_to_watchdog(record, now)
+            self._change(connection, record, noted)
         return r.DeliveredToFlow(
             items=items,
             record=record,
@@ -62,4 +61,5 @@ class SqlDelivery(SqlBook):
         )
 
     def unring(self, flow_uuid: str) -> None:
+        # The watchdog tries again, for the caller may not.
         self._set(flow_uuid, rung_at=None)

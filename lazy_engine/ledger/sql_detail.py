@@ -100,6 +100,18 @@ class DetailRows:
         )
         return {row[0]: (row[1], row[2], self.loads(row[3]) or {}) for row in rows}
 
+    def write_progress(
+        self, connection: sa.Connection, atom_uuid: str, delay: r.DelayRecord
+    ) -> None:
+        """Write what a heartbeat said where TaskFlow keeps the progress of tasks."""
+        atoms = self._tables.atomdetails
+        (_name, _state, meta) = self.atom_states(connection, {atom_uuid})[atom_uuid]
+        connection.execute(
+            sa.update(atoms)
+            .where(atoms.c.uuid == atom_uuid)
+            .values(meta=self.dumps({**meta, **delay.progress_meta()}))
+        )
+
     def insert(
         self, connection: sa.Connection, detail: models.FlowDetail, book: models.LogBook
     ) -> None:

@@ -19,7 +19,7 @@ from taskflow import states
 from taskflow.persistence import models
 
 #: Version of the ledger's tables; a store with a newer one is refused.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _UUID: Final = 64
 _NAME: Final = 255
@@ -101,6 +101,8 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("owner", sa.String(_NAME)),
         sa.Column("lease_expires_at", sa.BigInteger),
         sa.Column("rung_at", sa.BigInteger),
+        sa.Column("rings", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("check_at", sa.BigInteger),
         sa.Column("wish", sa.String(16)),
         sa.Column("wish_reason", text),
         sa.Column("incident", text),
@@ -118,6 +120,7 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("ended_at", sa.BigInteger),
         sa.Index("lazy_flows_ended", "ended_at"),
         sa.Index("lazy_flows_state", "state", "changed_at", "flow_uuid"),
+        _index_of_set("lazy_flows_check", "check_at"),
     )
 
 
@@ -148,8 +151,25 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("late_body", text),
         sa.Column("late_digest", sa.String(64)),
         sa.Column("late_at", sa.BigInteger),
+        sa.Column("terms", text),
+        sa.Column("timeout_at", sa.BigInteger),
+        sa.Column("heartbeat_at", sa.BigInteger),
+        sa.Column("probe_at", sa.BigInteger),
+        # When the watchdog is to look at it; null unless it waits.
+        sa.Column("due_at", sa.BigInteger),
+        sa.Column("alerted_at", sa.BigInteger),
+        sa.Column("probe_state", text),
+        sa.Column("progress", sa.Float),
+        sa.Column("progress_details", text),
+        _index_of_set("lazy_delays_due", "due_at"),
         sa.Index("lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"),
     )
+
+
+def _index_of_set(name: str, column: str) -> sa.Index:
+    """Return an index of the rows in which a column is not null, where there is such a thing."""
+    is_set = sa.text(f"{column} IS NOT NULL")
+    return sa.Index(name, column, postgresql_where=is_set, sqlite_where=is_set)
 
 
 def _host_tables(json_text: Any) -> dict[str, sa.Table]:

@@ -13,7 +13,7 @@ from lazy_engine.ledger.sql_schema import HOST_INDEXES, VERSION, Tables
 
 
 def require_current(transactor: Transactor, tables: Tables) -> None:
-    """Make the ledger's tables if there are none; check them otherwise.
+    """Make the ledger's tables if there are none, add what older ones lack; check newer ones.
 
     TaskFlow's own tables must exist: they are made by its backends'
     ``upgrade()`` and by ``lazy-engine init``.
@@ -22,7 +22,7 @@ def require_current(transactor: Transactor, tables: Tables) -> None:
         cannot be made, or they belong to a newer version.
     """
     found = transactor.read(lambda c: _version(c, tables))
-    if found is None:
+    if found is None or found < VERSION:
         _create(transactor, tables)
         found = transactor.read(lambda c: _version(c, tables))
     if found != VERSION:
@@ -51,7 +51,7 @@ def _create(transactor: Transactor, tables: Tables) -> None:
             # that comes second fails somewhere, and finds all there.
             if is_last:
                 raise errors.StoreUnavailable(
-                    f"cannot make the lazy_* tables: {error}; run 'lazy-engine init' once"
+                    f"cannot make or upgrade the lazy_* tables: {error}; run 'lazy-engine init' once"
                     " with an account that may create tables"
                 ) from error
         else:
@@ -66,6 +66,7 @@ def _create_in(connection: sa.Connection, tables: Tables) -> None:
             " call upgrade() on a connection of the persistence backend"
         )
     tables.own.create_all(connection)
+    _add_missing(connection, tables)
     for name, (table_name, column) in HOST_INDEXES.items():
         if name not in {index["name"] for index in existing.get_indexes(table_name)}:
             host: Any = getattr(tables, table_name)
@@ -75,8 +76,32 @@ def _create_in(connection: sa.Connection, tables: Tables) -> None:
                 )
             )
     facts = tables.facts
-    if _version(connection, tables) is None:
+    found = _version(connection, tables)
+    if found is None:
         connection.execute(sa.insert(facts), {"name": "schema_version", "value": str(VERSION)})
+    elif found < VERSION:
+        connection.execute(
+            sa.update(facts).where(facts.c.name == "schema_version").values(value=str(VERSION))
+        )
+
+
+def _add_missing(connection: sa.Connection, tables: Tables) -> None:
+    """Add the columns and indexes that tables of an older version lack.
+
+    Every such column may be null or has a default, so that a process of the
+    older version that still runs can go on writing.
+    """
+    existing = sa.inspect(connection)
+    for table in tables.own.sorted_tables:
+        columns = {column["name"] for column in existing.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in columns:
+                spec = sa.schema.CreateColumn(column).compile(connection)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {spec}")
+        indexes = {index["name"] for index in existing.get_indexes(table.name)}
+        for index in table.indexes:
+            if index.name not in indexes:
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=_can(connection)))
 
 
 def _can(connection: sa.Connection) -> bool:
