@@ -17,7 +17,15 @@ from typing import Any
 import futurist
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import storage as taskflow_storage
-from taskflow.engines.action_engine import compiler, completer, executor, runtime
+from taskflow.deciders import Depth
+from taskflow.engines.action_engine import (
+    compiler,
+    completer,
+    deciders,
+    executor,
+    runtime,
+    selector,
+)
 from taskflow.engines.action_engine import engine as action_engine
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
@@ -27,6 +35,7 @@ from taskflow.types import failure as taskflow_failure
 
 ATOMS = compiler.ATOMS
 TASK = compiler.TASK
+RETRY = compiler.RETRY
 EXECUTED = executor.EXECUTED
 REVERTED = executor.REVERTED
 
@@ -225,6 +234,34 @@ class HostCompleter(completer.Completer):  # type: ignore[misc]
         self._process_atom_failure(atom, failure)
 
 
+class Graph:
+    """The nodes of a compiled flow, and what is directly before and after each.
+
+    :ivar atoms: tasks and retry controllers, in the order of the compilation.
+    :ivar flow_nodes: where flows begin and end; nothing runs there.
+    """
+
+    def __init__(self, compilation: compiler.Compilation) -> None:
+        graph = compilation.execution_graph
+        kinds = {node: data["kind"] for node, data in graph.nodes(data=True)}
+        self.before: dict[Any, list[Any]] = {node: list(graph.pred[node]) for node in kinds}
+        self.after: dict[Any, list[Any]] = {node: list(graph.succ[node]) for node in kinds}
+        self.atoms: list[Atom] = [node for node, kind in kinds.items() if kind in ATOMS]
+        self.atom_set = frozenset(self.atoms)
+        self.flow_nodes = [node for node, kind in kinds.items() if kind not in ATOMS]
+        self.retries = frozenset(node for node, kind in kinds.items() if kind == RETRY)
+
+
+def decider_of(parts: runtime.Runtime, atom: Atom) -> deciders.Decider:
+    """Return what decides, late, whether an atom that may execute is ignored instead."""
+    return deciders.IgnoreDecider(atom, parts.fetch_edge_deciders(atom))
+
+
+def goes_ahead() -> deciders.Decider:
+    """Return the decider that never objects."""
+    return deciders.NoOpDecider()
+
+
 class HostRuntime(runtime.Runtime):  # type: ignore[misc]
     """TaskFlow's runtime, with its parts exchangeable."""
 
@@ -242,6 +279,19 @@ class HostRuntime(runtime.Runtime):  # type: ignore[misc]
     def retry_executor(self) -> executor.SerialRetryExecutor:
         """What runs the retry controllers."""
         return self._retry_executor
+
+    @property
+    def has_narrow_deciders(self) -> bool:
+        """Whether a decider may ignore less than all that comes after it."""
+        return any(
+            decider.depth is not Depth.ALL
+            for atom in self.atoms()
+            for decider in self.fetch_edge_deciders(atom)
+        )
+
+    def make_selector(self) -> selector.Selector:
+        """Return TaskFlow's way of finding the atoms that can run next."""
+        return selector.Selector(self)
 
     def make_retry_action(self) -> retry_action.RetryAction:
         """Return TaskFlow's way of scheduling retry controllers."""

@@ -9,7 +9,7 @@ that is durable yet or not; what *tasks* see is durable before they start.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from taskflow import states
@@ -39,10 +39,16 @@ def is_cancelled(failure: host.Failure) -> bool:
     return bool(failure.check(errors.DelayCancelled))
 
 
+def _ignore(*_: object) -> None:
+    """Nobody has asked to be told."""
+
+
 class LazyStorage(host.HostStorage):
     """Storage of one engine; see :class:`taskflow.storage.Storage`.
 
     :ivar ledger: where delays, outcomes and leases are kept.
+    :ivar on_structure: told that atoms were added, or all details replaced.
+    :ivar on_state: told name, state and intention of an atom of which either changes.
     """
 
     def __init__(self, flow_detail: models.FlowDetail, backend: Any, scope_fetcher: Any) -> None:
@@ -50,17 +56,17 @@ class LazyStorage(host.HostStorage):
         self.ledger = ledger.beside(self.backend)
         self.set_failures_aside(is_cancelled)
         self._injected: dict[str, Any] = {}
+        self.on_structure: Callable[[], None] = _ignore
+        self.on_state: Callable[[str, str, str], None] = _ignore
         self._new_probes: list[r.DelayOpening] = []
-        self._waits_in_revert = self._find_waits_in_revert()
+        self._find_waits()
         self._clear()
 
-    def _find_waits_in_revert(self) -> set[str]:
+    def _find_waits(self) -> None:
+        delayed = [atom for atom in self.flow_detail if atom.state == DELAYED]
+        self._delayed: dict[str, None] = {atom.name: None for atom in delayed}
         # In a store, no task waits in execute() that is meant to be reverted.
-        return {
-            atom.name
-            for atom in self.flow_detail
-            if atom.state == DELAYED and atom.intention != states.EXECUTE
-        }
+        self._waits_in_revert = {atom.name for atom in delayed if atom.intention != states.EXECUTE}
 
     def _clear(self) -> None:
         self._flow_is_dirty = False
@@ -81,6 +87,7 @@ class LazyStorage(host.HostStorage):
             if before.find(atom.uuid) is None:
                 self._new[atom.uuid] = None
                 self._must_write = True
+                self.on_structure()
 
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
         changed = {
@@ -92,6 +99,10 @@ class LazyStorage(host.HostStorage):
         if changed:
             self._dirty[after.uuid] |= changed
             self._must_write |= not _is_mark(changed, after.state)
+            if "state" in changed:
+                self._note_wait(after.name, after.state)
+            if "state" in changed or "intention" in changed:
+                self.on_state(after.name, after.state, after.intention)
 
     def change_flow_state(self, state: str) -> tuple[bool, str]:
         """Move the flow to another state, as TaskFlow does, and to and from DELAYED."""
@@ -244,7 +255,13 @@ class LazyStorage(host.HostStorage):
 
     def delayed_tasks(self) -> list[str]:
         """Return the names of the tasks that wait for outside."""
-        return [atom.name for atom in self.flow_detail if atom.state == DELAYED]
+        return list(self._delayed)
+
+    def _note_wait(self, task_name: str, state: str) -> None:
+        if state == DELAYED:
+            self._delayed[task_name] = None
+        else:
+            self._delayed.pop(task_name, None)
 
     # -- committing -------------------------------------------------------
 
@@ -332,7 +349,8 @@ class LazyStorage(host.HostStorage):
         """Throw the buffer away and go by the details as stored."""
         self.replace_details(fresh, is_cancelled)
         self._clear()
-        self._waits_in_revert = self._find_waits_in_revert()
+        self._find_waits()
+        self.on_structure()
 
     def inject_again(self) -> None:
         """Inject anew what was injected before, where the stored flow has no value."""

@@ -71,7 +71,7 @@ class World:
         record = self.ledger.flow(self.flow_uuid)
         ignored: dict[str, Any] = {"changed_at": 0, "arrival_number": 0}
         if not with_incident:
-            ignored |= {"incident": None, "epoch": 0, "commit_number": 0}
+            ignored |= {"incident": None, "epoch": 0, "commit_number": 0, "check_at": None}
         detail = self.ledger.detail(self.flow_uuid)
         return (
             dataclasses.replace(record, **ignored),

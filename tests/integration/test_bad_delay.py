@@ -7,6 +7,7 @@ import copy
 import datetime
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -147,49 +148,49 @@ def test_delay_from_a_retry_controller_fails_it(answer: Callable[[Delay], Any], 
     assert Client(engine.storage.backend).delays() == []
 
 
-def test_delay_in_revert_is_refused_clearly_and_never_stored() -> None:
-    seen: list[BaseException] = []
-
-    def undo() -> Any:
-        try:
-            return Delay()
-        except lazy_engine.LazyEngineError as error:
-            seen.append(error)
-            raise
-
-    made, _error = run_one(lambda _task: raise_it(ValueError("so it is reverted")), undo=undo)
-    (error,) = seen
-    assert isinstance(error, lazy_engine.NotSupportedYet)
-    assert "revert()" in str(error)
-    assert made.storage.get_flow_state() == states.FAILURE
+@pytest.mark.parametrize(
+    ("make", "error", "what"),
+    [
+        (lambda: Delay(timeout_seconds=0), ValueError, "timeout_seconds"),
+        (lambda: Delay(timeout_seconds=-1), ValueError, "timeout_seconds"),
+        (lambda: Delay(timeout_seconds=math.inf), ValueError, "timeout_seconds"),
+        (lambda: Delay(timeout_seconds=True), ValueError, "timeout_seconds"),
+        (lambda: Delay(timeout_seconds="5"), ValueError, "timeout_seconds"),
+        (lambda: Delay(timeout_seconds=1e300), ValueError, "timeout_seconds"),
+        (lambda: Delay(heartbeat_seconds=0), ValueError, "heartbeat_seconds"),
+        (lambda: Delay(probe_every_seconds=5), lazy_engine.DelayMisuse, r"no probe\(\)"),
+        (lambda: Delay(on_timeout="ignore"), ValueError, "fail, default, alert"),
+        (lambda: Delay(default=0), ValueError, 'on_timeout="default"'),
+        (
+            lambda: Delay(on_timeout="default", default={1}),
+            lazy_engine.OutcomeNotStorable,
+            "default",
+        ),
+        (lambda: Delay.sleep(-1), ValueError, "seconds"),
+        (lambda: Delay.sleep(math.nan), ValueError, "seconds"),
+        (lambda: Delay.until(datetime.datetime(2030, 1, 1)), ValueError, "timezone"),
+    ],
+)
+def test_terms_that_cannot_be_kept_fail_the_task_and_say_which(
+    make: Callable[[], Any], error: type[Exception], what: str
+) -> None:
+    made, seen = run_one(lambda _task: make())
+    assert isinstance(seen, error)
+    assert re.search(what, str(seen)), seen
     assert Client(made.storage.backend).delays() == []
 
 
-def test_argument_that_is_not_supported_yet_is_refused_by_name() -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    for make in (
-        lambda: Delay(timeout_seconds=5),
-        lambda: Delay(heartbeat_seconds=5),
-        lambda: Delay(probe_every_seconds=5),
-        lambda: Delay(on_timeout="default"),
-        lambda: Delay(default=0),
-        lambda: Delay.sleep(5),
-        lambda: Delay.until(now),
-    ):
-        _made, error = run_one(lambda _task, make=make: make())
-        assert isinstance(error, lazy_engine.NotSupportedYet)
-        assert "not supported by this version" in str(error)
-
-
 @pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
-def test_call_that_is_not_supported_yet_changes_nothing(world: World) -> None:
-    for call in (
-        lambda: world.client.cancel(world.flow_uuid, "why"),
-        lambda: world.client.heartbeat(world.token),
-        lambda: world.client.sweep(),
-        lambda: world.client.delays(due_before_at=datetime.datetime.now(datetime.UTC)),
+def test_refused_call_about_time_changes_nothing(world: World) -> None:
+    naive = datetime.datetime(2030, 1, 1)
+    for call, error in (
+        (lambda: world.client.cancel("no such flow", "why"), lazy_engine.UnknownFlow),
+        (lambda: world.client.heartbeat(world.token, progress=2), ValueError),
+        (lambda: world.client.heartbeat(world.token, details={1}), lazy_engine.OutcomeNotStorable),
+        (lambda: world.client.heartbeat("no token"), lazy_engine.InvalidToken),
+        (lambda: world.client.delays(due_before_at=naive), ValueError),
     ):
-        with refused(world, lazy_engine.NotSupportedYet, match="not supported"):
+        with refused(world, error):
             call()
 
 
