@@ -53,7 +53,8 @@ class SessionServers:
 
     def mysql(self) -> MySQL:
         if self._mysql is None:
-            self._mysql = MySQL()
+            # Every test makes all tables anew, and each of them would wait for the disk.
+            self._mysql = MySQL(fsync=False)
             self._mysql.start()
         return self._mysql
 

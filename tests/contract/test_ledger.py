@@ -29,7 +29,9 @@ from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql")
+SERVERS = ("postgresql", "mysql")
+LEDGER_TABLES = ("lazy_delays", "lazy_flows", "lazy_keys")
 A_LONG_LEASE = 600.0
 A_SHORT_LEASE = 0.2
 PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
@@ -59,8 +61,31 @@ def _open(url: str) -> Any:
     return backend
 
 
+@pytest.fixture(scope="module")
+def emptied(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Give the URL of a server's database with all tables and no rows; the tables are made once."""
+    with contextlib.ExitStack() as stack:
+        made: dict[str, tuple[str, Any]] = {}
+
+        def get(kind: str) -> str:
+            if kind not in made:
+                server = request.getfixturevalue(kind)
+                url = server.create_database()
+                stack.callback(server.drop_database, url)
+                backend = _open(url)
+                stack.callback(backend.close)
+                made[kind] = url, backend
+            url, backend = made[kind]
+            with backend.engine.begin() as connection:
+                for table in (*LEDGER_TABLES, "atomdetails", "flowdetails", "logbooks"):
+                    connection.execute(sa.text(f"DELETE FROM {table}"))
+            return url
+
+        yield get
+
+
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, emptied: Callable[[str], str]) -> Iterator[Store]:
     if "memory" in request.param:
         deep_copy = request.param == "memory"
         backend = backends.fetch({"connection": "memory://", "deep_copy": deep_copy})
@@ -68,7 +93,10 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
             only = ledger.beside(backend)
             yield Store(request.param, None, backend, only, only)
         return
-    url = request.getfixturevalue(f"{request.param}_url")
+    if request.param in SERVERS:
+        url = emptied(request.param)
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(2):
@@ -1232,7 +1260,7 @@ def test_unknown_key_is_an_invalid_token(store: Store) -> None:
 
 def test_store_tells_what_it_guarantees(store: Store) -> None:
     guarantees = store.ledger.guarantees
-    is_database = store.name in ("sqlite", "postgresql")
+    is_database = store.name in ("sqlite", "postgresql", "mysql")
     assert guarantees.store == (store.name if is_database else "memory")
     assert guarantees.needs_json is is_database
     assert guarantees.is_durable is is_database
@@ -1273,7 +1301,7 @@ print(key.key_id, key.secret.hex())
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
 def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
