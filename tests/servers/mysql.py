@@ -114,10 +114,10 @@ class MySQL(Server):
             connect_timeout=connect_timeout_seconds,
         )
 
-    def create_database(self) -> str:
+    def create_database(self, charset: str = "utf8mb4") -> str:
         """Create an empty database and return its SQLAlchemy URL."""
         name = f"lazy_{uuid.uuid4().hex[:12]}"
-        self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        self.execute(f"CREATE DATABASE {name} CHARACTER SET {charset}")
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}"
 
     def drop_database(self, url: str) -> None:
