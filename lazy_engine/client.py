@@ -16,7 +16,7 @@ from taskflow import states
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import address, doorbell, errors, host, ledger, outcome, rules, token, view
 from lazy_engine import factory as factory_module
 from lazy_engine.delay import DELAYED, encode_details
 from lazy_engine.ledger import record as r
@@ -485,7 +485,7 @@ def open_backend(persistence: Any) -> Any:
                 f" not a {type(persistence).__name__}"
             )
         return persistence
-    conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
+    conf = address.configuration(persistence)
     connection = conf.get("connection")
     if not isinstance(connection, str) or not connection:
         raise errors.UnsupportedBackend(

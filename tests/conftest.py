@@ -142,6 +142,12 @@ def sqlite_url(tmp_path: pathlib.Path) -> str:
 
 
 @pytest.fixture
+def dir_url(tmp_path: pathlib.Path) -> str:
+    """The address of a directory for TaskFlow's directory backend that does not exist yet."""
+    return f"dir://?path={tmp_path / 'lazy.dir'}"
+
+
+@pytest.fixture
 def jobboard_path(zookeeper: ZooKeeper) -> Iterator[str]:
     """A path of its own in the shared ZooKeeper, removed with all below it after the test."""
     from kazoo.client import KazooClient

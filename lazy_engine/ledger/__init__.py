@@ -72,6 +72,12 @@ def _alone_sql(backend: Any) -> contextlib.AbstractContextManager[None]:
     return alone(backend.engine)
 
 
+def _open_directory(backend: Any) -> Ledger:
+    from lazy_engine.ledger import directory
+
+    return directory.open_ledger(backend)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
     """One kind of store.
@@ -90,6 +96,7 @@ class _Kind:
 _KINDS: Final[Mapping[str, _Kind]] = {
     "MemoryBackend": _Kind(open=_open_memory),
     "SQLAlchemyBackend": _Kind(open=_open_sql, require=_require_sql, alone=_alone_sql),
+    "DirBackend": _Kind(open=_open_directory),
 }
 
 
@@ -101,7 +108,7 @@ def _kind_of(backend: Any) -> _Kind:
             return kind
     raise errors.UnsupportedBackend(
         f"no ledger for the persistence backend {type(backend).__name__}: lazy_engine keeps one"
-        " in memory, sqlite, postgresql and mysql"
+        " in memory, sqlite, postgresql, mysql and dir"
     )
 
 

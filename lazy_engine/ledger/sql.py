@@ -23,7 +23,7 @@ from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
-from lazy_engine.ledger.sql_upgrade import require_current
+from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
 from lazy_engine.ledger.sql_watch import SqlWatch
 from lazy_engine.token import Key
 
@@ -35,9 +35,9 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     :raises StoreUnavailable: the tables are missing and cannot be made.
     """
     dialect = shared.dialect.name
-    transactor = Transactor(open_engine(shared.url, shared))
+    transactor = Transactor(open_engine(shared))
     tables = build(dialect)
-    require_current(transactor, tables)
+    require_current(transactor, tables, functools.partial(prepare_host, tables=tables))
     details = DetailRows(tables, is_strict=dialect == "postgresql")
     return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 

@@ -53,19 +53,26 @@ def is_in_memory(url: sa.URL) -> bool:
     return name in ("", ":memory:") or "mode=memory" in str(url)
 
 
-def open_engine(url: sa.URL, shared: sa.Engine) -> sa.Engine:
+def open_engine(shared: sa.Engine) -> sa.Engine:
     """Return the SQLAlchemy engine to keep a ledger with.
 
     TaskFlow's own engine serves where it pools connections. For SQLite it
-    opens the file for every write, so the ledger keeps connections of its
-    own, in write-ahead mode, and begins every writing transaction with
-    ``BEGIN IMMEDIATE``: a lock taken at the first write instead would let two
-    transactions read before either writes.
+    opens the file for every write, so the ledger keeps connections of its own.
     """
-    if url.get_backend_name() != "sqlite":
-        if Transactor(shared).read(_is_isolated_enough):
-            return shared
-        return shared.execution_options(isolation_level=_ISOLATION)
+    if shared.dialect.name == "sqlite":
+        return open_sqlite(shared.url)
+    if Transactor(shared).read(_is_isolated_enough):
+        return shared
+    return shared.execution_options(isolation_level=_ISOLATION)
+
+
+def open_sqlite(url: sa.URL) -> sa.Engine:
+    """Return an engine on a SQLite file in write-ahead mode.
+
+    It begins every writing transaction with ``BEGIN IMMEDIATE``: a lock taken
+    at the first write instead would let two transactions read before either
+    writes.
+    """
     engine = sa.create_engine(
         url,
         hide_parameters=True,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -67,18 +67,18 @@ def alone(engine: sa.Engine) -> Iterator[None]:
             connection.scalar(sa.select(sa.func.release_lock(name)))
 
 
-def require_current(transactor: Transactor, tables: Tables) -> None:
+def require_current(
+    transactor: Transactor, tables: Tables, prepare: Callable[[sa.Connection], None]
+) -> None:
     """Make the ledger's tables if there are none, add what older ones lack; check newer ones.
 
-    TaskFlow's own tables must exist: they are made by its backends'
-    ``upgrade()`` and by ``lazy-engine init``.
-
+    :param prepare: makes what is TaskFlow's ready for them, in the same transaction.
     :raises StoreUnavailable: TaskFlow's tables are missing, the ledger's
         cannot be made, or they belong to a newer version.
     """
     found = transactor.read(lambda c: _version(c, tables))
     if found is None or found < VERSION:
-        _create(transactor, tables)
+        _create(transactor, tables, prepare)
         found = transactor.read(lambda c: _version(c, tables))
     if found != VERSION:
         raise errors.StoreUnavailable(
@@ -97,11 +97,13 @@ def _version(connection: sa.Connection, tables: Tables) -> int | None:
     return None if value is None else int(value)
 
 
-def _create(transactor: Transactor, tables: Tables) -> None:
+def _create(
+    transactor: Transactor, tables: Tables, prepare: Callable[[sa.Connection], None]
+) -> None:
     for is_last in (False, True):
         try:
             with alone(transactor.engine):
-                transactor.write(lambda c: _create_in(c, tables))
+                transactor.write(lambda c: _create_in(c, tables, prepare))
         except errors.StoreUnavailable as error:
             # Two processes may make the tables at the same moment; the one
             # that comes second fails somewhere, and finds all there.
@@ -114,31 +116,17 @@ def _create(transactor: Transactor, tables: Tables) -> None:
             return
 
 
-def _create_in(connection: sa.Connection, tables: Tables) -> None:
+def _create_in(
+    connection: sa.Connection, tables: Tables, prepare: Callable[[sa.Connection], None]
+) -> None:
     """Make the ledger's tables; the version comes last.
 
     On MySQL every step is durable by itself: after a crash the next one who
     comes finds no version and does again what is not there yet.
     """
-    existing = sa.inspect(connection)
-    if not existing.has_table(tables.atomdetails.name):
-        raise errors.StoreUnavailable(
-            "the store has no TaskFlow tables yet: run 'lazy-engine init', or"
-            " call upgrade() on a connection of the persistence backend"
-        )
+    prepare(connection)
     tables.own.create_all(connection)
     _add_missing(connection, tables)
-    for name, (table_name, column) in HOST_INDEXES.items():
-        # MySQL has one already, which it makes for the foreign key.
-        if column not in {index["column_names"][0] for index in existing.get_indexes(table_name)}:
-            host: Any = getattr(tables, table_name)
-            connection.execute(
-                sa.schema.CreateIndex(
-                    sa.Index(name, host.c[column]), if_not_exists=_can(connection)
-                )
-            )
-    if connection.dialect.name == "mysql":
-        _widen(connection, existing, tables)
     facts = tables.facts
     found = _version(connection, tables)
     if found is None:
@@ -166,6 +154,33 @@ def _add_missing(connection: sa.Connection, tables: Tables) -> None:
         for index in table.indexes:
             if index.name not in indexes:
                 connection.execute(sa.schema.CreateIndex(index, if_not_exists=_can(connection)))
+
+
+def prepare_host(connection: sa.Connection, tables: Tables) -> None:
+    """Give TaskFlow's tables the indexes and the room that they lack.
+
+    They must exist: they are made by its backends' ``upgrade()`` and by
+    ``lazy-engine init``.
+
+    :raises StoreUnavailable: they do not.
+    """
+    existing = sa.inspect(connection)
+    if not existing.has_table(tables.atomdetails.name):
+        raise errors.StoreUnavailable(
+            "the store has no TaskFlow tables yet: run 'lazy-engine init', or"
+            " call upgrade() on a connection of the persistence backend"
+        )
+    for name, (table_name, column) in HOST_INDEXES.items():
+        # MySQL has one already, which it makes for the foreign key.
+        if column not in {index["column_names"][0] for index in existing.get_indexes(table_name)}:
+            host: Any = getattr(tables, table_name)
+            connection.execute(
+                sa.schema.CreateIndex(
+                    sa.Index(name, host.c[column]), if_not_exists=_can(connection)
+                )
+            )
+    if connection.dialect.name == "mysql":
+        _widen(connection, existing, tables)
 
 
 def _widen(connection: sa.Connection, existing: sa.Inspector, tables: Tables) -> None:

@@ -29,7 +29,7 @@ from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql", "dir")
 SERVERS = ("postgresql", "mysql")
 LEDGER_TABLES = ("lazy_delays", "lazy_flows", "lazy_keys")
 A_LONG_LEASE = 600.0
@@ -618,7 +618,7 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
         if not lost:
             lost.append(True)
             connection.connection.dbapi_connection.commit()
-            if on.guarantees.store == "sqlite":
+            if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # something for the driver to roll back
         elif not gives_up:
             return
@@ -1260,7 +1260,7 @@ def test_unknown_key_is_an_invalid_token(store: Store) -> None:
 
 def test_store_tells_what_it_guarantees(store: Store) -> None:
     guarantees = store.ledger.guarantees
-    is_database = store.name in ("sqlite", "postgresql", "mysql")
+    is_database = store.name in ("sqlite", "postgresql", "mysql", "dir")
     assert guarantees.store == (store.name if is_database else "memory")
     assert guarantees.needs_json is is_database
     assert guarantees.is_durable is is_database
@@ -1301,7 +1301,7 @@ print(key.key_id, key.secret.hex())
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql", "dir"])
 def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
