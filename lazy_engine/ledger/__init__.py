@@ -14,7 +14,7 @@ from taskflow import exceptions as taskflow_exceptions
 
 from lazy_engine import errors
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import Guarantees, Ledger, TakeRequest
+from lazy_engine.ledger.protocol import GUARANTEES, Guarantees, Ledger, TakeRequest
 
 __all__ = ["Guarantees", "Ledger", "TakeRequest", "beside", "upgrade"]
 
@@ -108,7 +108,7 @@ def _kind_of(backend: Any) -> _Kind:
             return kind
     raise errors.UnsupportedBackend(
         f"no ledger for the persistence backend {type(backend).__name__}: lazy_engine keeps one"
-        " in memory, sqlite, postgresql, mysql and dir"
+        f" in {', '.join(GUARANTEES)}"
     )
 
 

@@ -17,7 +17,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import next_incident
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees
+from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
 from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_detail import DetailRows
@@ -45,7 +45,7 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
 class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
-    :param store: what kind of store it is (:class:`Guarantees`).
+    :param store: what kind of store it is (a key of ``GUARANTEES``).
     :param owns_engine: whether nobody else uses the transactor's SQLAlchemy engine.
     """
 
@@ -61,7 +61,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
         owns_engine: bool,
     ) -> None:
         super().__init__(transactor, tables, details)
-        self.guarantees = Guarantees(store=store, needs_json=True, is_durable=True, is_shared=True)
+        self.guarantees = GUARANTEES[store]
         self._owns_engine = owns_engine
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
         self._keys = key_module.KeyRing(self._fetch_keys)
