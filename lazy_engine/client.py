@@ -502,13 +502,14 @@ def open_backend(persistence: Any) -> Any:
         backend = backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
-            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db or"
-            " postgresql+psycopg://user@host/database"
+            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
+            " dir:///path/to/flows, postgresql+psycopg://user@host/database or"
+            " mysql+pymysql://user@host/database"
         ) from error
     except ImportError as error:
         raise errors.UnsupportedBackend(
             f"the database driver for {kind!r} is not installed ({error}): install it, for"
-            " example with lazy_engine[postgresql]"
+            " example with lazy_engine[postgresql] or lazy_engine[mysql]"
         ) from error
     ledger.upgrade(backend)
     return backend
