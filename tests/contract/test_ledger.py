@@ -25,6 +25,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Disposition
+from lazy_engine.terms import Terms
 from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
@@ -1021,6 +1022,32 @@ def test_delay_of_a_flow_that_runs_again_can_be_answered_early(flow: Flow) -> No
     done = flow.ledger.commit(lease, flow.opening(attempt=2))
     assert disposition is Disposition.EARLY, "else the delay is closed before it opens, for ever"
     assert [d.key for d in done.arrivals] == [flow.key(2)]
+
+
+# -- heartbeats and timers -------------------------------------------------
+
+
+def test_progress_of_a_parked_task_is_stored_to_the_last_digit(flow: Flow) -> None:
+    flow.park()
+    beat = flow.other.heartbeat(flow.key(), progress=1 / 3, details_text='["a third"]')
+    assert beat.is_wanted
+    assert flow.delay().progress == 1 / 3
+    task = flow.stored_task()
+    assert task.meta["progress"] == 1 / 3
+    assert task.meta[META_ATTEMPTS] == {EXECUTE: 1}, "nothing else was touched"
+    assert task.state == DELAYED
+
+
+def test_deadline_that_passed_is_due_and_fires_once(flow: Flow) -> None:
+    lease = flow.take().lease
+    (opened,) = flow.opening().opened
+    opened = dataclasses.replace(opened, terms=Terms(timeout_seconds=0.01))
+    change = flow.changes(atoms=[flow.mark(DELAYED, 1)], opened=[opened], open_delays=1)
+    assert flow.ledger.commit(lease, change, PARKS).has_ended
+    wait_until(lambda: flow.uuid in flow.other.due(10), what="the deadline")
+    assert [fired.has_outcome for fired in flow.other.tend(flow.uuid, rings=True).fired] == [True]
+    assert list(flow.ledger.tend(flow.uuid, rings=True).fired) == []
+    assert [d.key for d in flow.take().arrivals] == [flow.key()]
 
 
 # -- cancelling ------------------------------------------------------------
