@@ -16,7 +16,7 @@ from taskflow import states
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import address, doorbell, errors, host, ledger, outcome, rules, token, view
 from lazy_engine import factory as factory_module
 from lazy_engine.delay import DELAYED, encode_details
 from lazy_engine.ledger import record as r
@@ -485,7 +485,7 @@ def open_backend(persistence: Any) -> Any:
                 f" not a {type(persistence).__name__}"
             )
         return persistence
-    conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
+    conf = address.configuration(persistence)
     connection = conf.get("connection")
     if not isinstance(connection, str) or not connection:
         raise errors.UnsupportedBackend(
@@ -502,13 +502,14 @@ def open_backend(persistence: Any) -> Any:
         backend = backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
-            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db or"
-            " postgresql+psycopg://user@host/database"
+            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
+            " dir:///path/to/flows, postgresql+psycopg://user@host/database or"
+            " mysql+pymysql://user@host/database"
         ) from error
     except ImportError as error:
         raise errors.UnsupportedBackend(
             f"the database driver for {kind!r} is not installed ({error}): install it, for"
-            " example with lazy_engine[postgresql]"
+            " example with lazy_engine[postgresql] or lazy_engine[mysql]"
         ) from error
     ledger.upgrade(backend)
     return backend

@@ -21,7 +21,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from lazy_engine import cli, rules
 from lazy_engine.cli import exit_code
-from lazy_engine.ledger import sql_schema
+from lazy_engine.ledger import GUARANTEES, sql_schema
+from lazy_engine.ledger.directory_detail import redo_table
 
 #: Widest column, in characters, for builders that care.
 _WIDEST = 60
@@ -107,7 +108,9 @@ class LedgerTable(CodeDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        found = sql_schema.build("sqlite").own.tables.get(self.arguments[0])
+        own = sql_schema.build("sqlite").own
+        redo_table(own)  # of directories alone
+        found = own.tables.get(self.arguments[0])
         if found is None:
             raise self.error(f"the ledger has no table {self.arguments[0]!r}")
         meanings = self._meanings()
@@ -160,6 +163,31 @@ class SchemaVersion(CodeDirective):
         return [nodes.paragraph("", f"These are the tables of version {sql_schema.VERSION}.")]
 
 
+class StoreGuarantees(CodeDirective):
+    """List what each kind of store promises.
+
+    Content: a line ``store: words`` for every one, its scheme in an address.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        pairs = (line.partition(":") for line in self.content if line.strip())
+        schemes = {name.strip(): words.strip() for name, _, words in pairs}
+        if wrong := set(GUARANTEES) ^ set(schemes):
+            raise self.error(f"stores and addresses differ in {sorted(wrong)}")
+        rows = []
+        for name, promised in GUARANTEES.items():
+            facts = (promised.is_durable, promised.is_shared, promised.needs_json)
+            parsed, messages = self.parse_inline(schemes[name])
+            words = nodes.paragraph("", "", *parsed, *messages)
+            rows.append(
+                (nodes.literal("", name), words, *("yes" if fact else "no" for fact in facts))
+            )
+        heads = ("Store", "Address", "Outlives the process", "Other processes see it", "JSON alone")
+        return [table(heads, rows)]
+
+
 class ExitCodes(CodeDirective):
     """List what ``lazy-engine`` exits with."""
 
@@ -199,6 +227,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("lazy-ledger-table", LedgerTable)
     app.add_directive("lazy-host-indexes", HostIndexes)
     app.add_directive("lazy-schema-version", SchemaVersion)
+    app.add_directive("lazy-store-guarantees", StoreGuarantees)
     app.add_directive("lazy-exit-codes", ExitCodes)
     app.add_directive("lazy-help", CommandHelp)
     return {"parallel_read_safe": True}

@@ -17,6 +17,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
 from lazy_engine import doorbell, errors
+from lazy_engine.address import configuration
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -58,7 +59,7 @@ class Session:
     def open_store(self, *, may_create: bool = False) -> Any:
         """Return the persistence backend.
 
-        :param may_create: an SQLite file that does not exist is made.
+        :param may_create: an SQLite file or a directory that does not exist is made.
         :raises UsageError: none was named, or not in a way that can be read.
         :raises UnsupportedBackend: there is no ledger for it.
         :raises StoreUnavailable: it cannot be reached.
@@ -67,6 +68,8 @@ class Session:
         url = _url(address)
         if url.get_backend_name() == "sqlite" and not may_create:
             _require_file(url)
+        if url.get_backend_name() in ("dir", "file") and not may_create:
+            _require_directory(address)
         if url.get_backend_name() == "memory":
             raise UsageError("a memory store ends with the command that made it: use sqlite")
         try:
@@ -153,6 +156,14 @@ def _require_file(url: sa.URL) -> None:
     if not pathlib.Path(name).exists():
         raise errors.StoreUnavailable(
             f"there is no SQLite file {name}: 'lazy-engine init' makes it (or is the path wrong?)"
+        )
+
+
+def _require_directory(address: str) -> None:
+    path = configuration(address)["path"]
+    if not pathlib.Path(path).is_dir():
+        raise errors.StoreUnavailable(
+            f"there is no directory {path}: 'lazy-engine init' makes it (or is the path wrong?)"
         )
 
 

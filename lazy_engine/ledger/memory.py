@@ -22,7 +22,7 @@ from lazy_engine.ledger.desk import Desk, next_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
-from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees, TakeRequest, fenced
+from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES, TakeRequest, fenced
 from lazy_engine.token import Key
 
 
@@ -36,9 +36,7 @@ class MemoryLedger(MemoryWatch):
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
-        self.guarantees = Guarantees(
-            store="memory", needs_json=False, is_durable=False, is_shared=False
-        )
+        self.guarantees = GUARANTEES["memory"]
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
         made = key_module.make()
         self._keys = key_module.KeyRing(lambda: {made.key_id: made})

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taskflow.persistence import models
@@ -25,7 +25,7 @@ MAX_OUTCOME_BYTES: Final = 1024 * 1024
 class Guarantees:
     """What a kind of store promises; the one test suite selects by it.
 
-    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, …
+    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, ``"mysql"``, ``"dir"``.
     :ivar needs_json: outcomes and results must be JSON.
     :ivar is_durable: what is committed outlives the process.
     :ivar is_shared: other processes see it.
@@ -35,6 +35,16 @@ class Guarantees:
     needs_json: bool
     is_durable: bool
     is_shared: bool
+
+
+#: The kinds of stores, by name.
+GUARANTEES: Final[Mapping[str, Guarantees]] = {
+    "memory": Guarantees(store="memory", needs_json=False, is_durable=False, is_shared=False),
+    "sqlite": Guarantees(store="sqlite", needs_json=True, is_durable=True, is_shared=True),
+    "dir": Guarantees(store="dir", needs_json=True, is_durable=True, is_shared=True),
+    "postgresql": Guarantees(store="postgresql", needs_json=True, is_durable=True, is_shared=True),
+    "mysql": Guarantees(store="mysql", needs_json=True, is_durable=True, is_shared=True),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,31 +17,54 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import next_incident
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees
+from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
+from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
+from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_ownership import SqlOwnership
-from lazy_engine.ledger.sql_upgrade import require_current
+from lazy_engine.ledger.sql_schema import Tables, build
+from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
 from lazy_engine.ledger.sql_watch import SqlWatch
 from lazy_engine.token import Key
+
+
+def open_ledger(shared: sa.Engine) -> SqlLedger:
+    """Return the ledger of a database; make its tables if there are none.
+
+    :param shared: the engine of TaskFlow's own backend.
+    :raises StoreUnavailable: the tables are missing and cannot be made.
+    """
+    dialect = shared.dialect.name
+    transactor = Transactor(open_engine(shared))
+    tables = build(dialect)
+    require_current(transactor, tables, functools.partial(prepare_host, tables=tables))
+    details = DetailRows(tables, is_strict=dialect == "postgresql")
+    return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 
 
 class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
-    :param shared: the engine of TaskFlow's own backend.
-    :raises StoreUnavailable: the tables are missing and cannot be made.
+    :param store: what kind of store it is (a key of ``GUARANTEES``).
+    :param owns_engine: whether nobody else uses the transactor's SQLAlchemy engine.
     """
 
     keeper: Keeper
 
-    def __init__(self, shared: sa.Engine) -> None:
-        super().__init__(shared)
-        self.guarantees = Guarantees(
-            store=self._dialect, needs_json=True, is_durable=True, is_shared=True
-        )
+    def __init__(
+        self,
+        transactor: Transactor,
+        tables: Tables,
+        details: DetailRows,
+        *,
+        store: str,
+        owns_engine: bool,
+    ) -> None:
+        super().__init__(transactor, tables, details)
+        self.guarantees = GUARANTEES[store]
+        self._owns_engine = owns_engine
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
         self._keys = key_module.KeyRing(self._fetch_keys)
-        require_current(self._transactor, self._tables)
 
     # -- encoding ---------------------------------------------------------
 
@@ -204,5 +227,5 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
         return gone
 
     def close(self) -> None:
-        if self.guarantees.store == "sqlite":  # other engines are TaskFlow's own
+        if self._owns_engine:
             self._transactor.close()

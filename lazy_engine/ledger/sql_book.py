@@ -16,26 +16,25 @@ import sqlalchemy as sa
 from lazy_engine import terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
-from lazy_engine.ledger.sql_connection import Transactor, open_engine
+from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_delay import DelayRows
 from lazy_engine.ledger.sql_detail import DetailRows
-from lazy_engine.ledger.sql_schema import build
+from lazy_engine.ledger.sql_schema import Tables
 
 
 class SqlBook:
     """Tables, rows, time and transactions of one SQL store.
 
-    :param shared: the engine of TaskFlow's own backend.
+    :param details: where the flows' details are kept.
     """
 
-    def __init__(self, shared: sa.Engine) -> None:
-        dialect = shared.dialect.name
-        self._dialect = dialect
-        self._transactor = Transactor(open_engine(shared.url, shared))
-        self._tables = build(dialect)
-        self._flows = self._tables.flows
-        self._details = DetailRows(self._tables, is_strict=dialect == "postgresql")
-        self._delays = DelayRows(self._tables.delays, dialect)
+    def __init__(self, transactor: Transactor, tables: Tables, details: DetailRows) -> None:
+        dialect = transactor.engine.dialect.name
+        self._transactor = transactor
+        self._tables = tables
+        self._flows = tables.flows
+        self._details = details
+        self._delays = DelayRows(tables.delays, dialect)
         self._store_clock = sql_row.clock(dialect)
         #: Moves the store's clock, for tests: see :mod:`lazy_engine.testing`.
         self.clock_offset_seconds = 0.0

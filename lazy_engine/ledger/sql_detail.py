@@ -21,14 +21,14 @@ from lazy_engine import host
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_schema import Tables
 
-_JSON_COLUMNS = frozenset(("meta", "results", "failure", "revert_results", "revert_failure"))
-
 
 class DetailRows:
     """Reads and writes the details of flows.
 
     :param is_strict: the store refuses JSON with NaN in it.
     """
+
+    JSON_COLUMNS = frozenset(("meta", "results", "failure", "revert_results", "revert_failure"))
 
     def __init__(self, tables: Tables, *, is_strict: bool) -> None:
         self._tables = tables
@@ -70,7 +70,7 @@ class DetailRows:
 
     def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:
         fields = {
-            name: self.loads(value) if name in _JSON_COLUMNS else value
+            name: self.loads(value) if name in self.JSON_COLUMNS else value
             for name, value in row.items()
         }
         detail = models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
@@ -223,7 +223,7 @@ class DetailRows:
             value = readers[name]() if name in readers else getattr(detail, name)
             if name == "version" and value is not None and not isinstance(value, str):
                 value = ".".join(str(part) for part in value)
-            row[name] = self.dumps(value) if name in _JSON_COLUMNS else value
+            row[name] = self.dumps(value) if name in self.JSON_COLUMNS else value
         return row
 
     def _results(self, detail: models.AtomDetail) -> Any:

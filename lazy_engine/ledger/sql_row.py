@@ -29,9 +29,12 @@ def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
             sa.func.extract("epoch", sa.func.clock_timestamp()) * 1000000, sa.BigInteger
         )
     if dialect == "mysql":
-        return lambda: sa.cast(
-            sa.func.unix_timestamp(sa.func.sysdate(sa.literal_column("6"))) * 1000000,
-            sa.BigInteger,
+        # UNIX_TIMESTAMP() would read the local time, of which one hour comes twice a
+        # year. This one stands still within a statement: an UPDATE that waited for
+        # its row judges leases by the time before, so it takes one too late, never
+        # too early.
+        return lambda: sa.literal_column(
+            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", sa.BigInteger
         )
     return lambda: sa.literal(time.time_ns() // 1000, sa.BigInteger)
 

@@ -24,6 +24,14 @@ VERSION: Final = 2
 _UUID: Final = 64
 _NAME: Final = 255
 
+#: How MySQL is to keep the ledger's tables, whatever the server's defaults are:
+#: with transactions, and comparing names letter by letter as every other store does.
+_ON_MYSQL: Final[dict[str, Any]] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
+
 
 class JsonText(sa.types.UserDefinedType[str]):
     """A JSON column of PostgreSQL, written and read as text."""
@@ -72,12 +80,14 @@ def build(dialect_name: str) -> Tables:
             sa.Column("key_id", sa.String(32), primary_key=True),
             sa.Column("secret", sa.String(_NAME), nullable=False),
             sa.Column("created_at", sa.BigInteger, nullable=False),
+            **_ON_MYSQL,
         ),
         facts=sa.Table(
             "lazy_facts",
             own,
             sa.Column("name", sa.String(64), primary_key=True),
             sa.Column("value", sa.String(_NAME), nullable=False),
+            **_ON_MYSQL,
         ),
         **host,
     )
@@ -121,6 +131,7 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Index("lazy_flows_ended", "ended_at"),
         sa.Index("lazy_flows_state", "state", "changed_at", "flow_uuid"),
         _index_of_set("lazy_flows_check", "check_at"),
+        **_ON_MYSQL,
     )
 
 
@@ -159,10 +170,11 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("due_at", sa.BigInteger),
         sa.Column("alerted_at", sa.BigInteger),
         sa.Column("probe_state", text),
-        sa.Column("progress", sa.Float),
+        sa.Column("progress", sa.Float(53)),
         sa.Column("progress_details", text),
         _index_of_set("lazy_delays_due", "due_at"),
         sa.Index("lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"),
+        **_ON_MYSQL,
     )
 
 

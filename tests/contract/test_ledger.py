@@ -25,11 +25,14 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Disposition
+from lazy_engine.terms import Terms
 from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql", "dir")
+SERVERS = ("postgresql", "mysql")
+LEDGER_TABLES = ("lazy_delays", "lazy_flows", "lazy_keys")
 A_LONG_LEASE = 600.0
 A_SHORT_LEASE = 0.2
 PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
@@ -59,8 +62,31 @@ def _open(url: str) -> Any:
     return backend
 
 
+@pytest.fixture(scope="module")
+def emptied(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Give the URL of a server's database with all tables and no rows; the tables are made once."""
+    with contextlib.ExitStack() as stack:
+        made: dict[str, tuple[str, Any]] = {}
+
+        def get(kind: str) -> str:
+            if kind not in made:
+                server = request.getfixturevalue(kind)
+                url = server.create_database()
+                stack.callback(server.drop_database, url)
+                backend = _open(url)
+                stack.callback(backend.close)
+                made[kind] = url, backend
+            url, backend = made[kind]
+            with backend.engine.begin() as connection:
+                for table in (*LEDGER_TABLES, "atomdetails", "flowdetails", "logbooks"):
+                    connection.execute(sa.text(f"DELETE FROM {table}"))
+            return url
+
+        yield get
+
+
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, emptied: Callable[[str], str]) -> Iterator[Store]:
     if "memory" in request.param:
         deep_copy = request.param == "memory"
         backend = backends.fetch({"connection": "memory://", "deep_copy": deep_copy})
@@ -68,7 +94,10 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
             only = ledger.beside(backend)
             yield Store(request.param, None, backend, only, only)
         return
-    url = request.getfixturevalue(f"{request.param}_url")
+    if request.param in SERVERS:
+        url = emptied(request.param)
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(2):
@@ -590,7 +619,7 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
         if not lost:
             lost.append(True)
             connection.connection.dbapi_connection.commit()
-            if on.guarantees.store == "sqlite":
+            if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # something for the driver to roll back
         elif not gives_up:
             return
@@ -995,6 +1024,32 @@ def test_delay_of_a_flow_that_runs_again_can_be_answered_early(flow: Flow) -> No
     assert [d.key for d in done.arrivals] == [flow.key(2)]
 
 
+# -- heartbeats and timers -------------------------------------------------
+
+
+def test_progress_of_a_parked_task_is_stored_to_the_last_digit(flow: Flow) -> None:
+    flow.park()
+    beat = flow.other.heartbeat(flow.key(), progress=1 / 3, details_text='["a third"]')
+    assert beat.is_wanted
+    assert flow.delay().progress == 1 / 3
+    task = flow.stored_task()
+    assert task.meta["progress"] == 1 / 3
+    assert task.meta[META_ATTEMPTS] == {EXECUTE: 1}, "nothing else was touched"
+    assert task.state == DELAYED
+
+
+def test_deadline_that_passed_is_due_and_fires_once(flow: Flow) -> None:
+    lease = flow.take().lease
+    (opened,) = flow.opening().opened
+    opened = dataclasses.replace(opened, terms=Terms(timeout_seconds=0.01))
+    change = flow.changes(atoms=[flow.mark(DELAYED, 1)], opened=[opened], open_delays=1)
+    assert flow.ledger.commit(lease, change, PARKS).has_ended
+    wait_until(lambda: flow.uuid in flow.other.due(10), what="the deadline")
+    assert [fired.has_outcome for fired in flow.other.tend(flow.uuid, rings=True).fired] == [True]
+    assert list(flow.ledger.tend(flow.uuid, rings=True).fired) == []
+    assert [d.key for d in flow.take().arrivals] == [flow.key()]
+
+
 # -- cancelling ------------------------------------------------------------
 
 
@@ -1232,7 +1287,7 @@ def test_unknown_key_is_an_invalid_token(store: Store) -> None:
 
 def test_store_tells_what_it_guarantees(store: Store) -> None:
     guarantees = store.ledger.guarantees
-    is_database = store.name in ("sqlite", "postgresql")
+    is_database = store.name in ("sqlite", "postgresql", "mysql", "dir")
     assert guarantees.store == (store.name if is_database else "memory")
     assert guarantees.needs_json is is_database
     assert guarantees.is_durable is is_database
@@ -1273,7 +1328,7 @@ print(key.key_id, key.secret.hex())
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql", "dir"])
 def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
