@@ -209,7 +209,10 @@ class LazyStorage(host.HostStorage):
 
     def absorb(self, key: token.DelayKey) -> None:
         """Note that a delay's outcome is handed to its task with the next commit."""
-        self._closed.pop((key.atom_uuid, key.kind), None)
+        closing = self._closed.pop((key.atom_uuid, key.kind), None)
+        if closing is not None and key.attempt > 1:
+            # What is taken back is the end of this wait, not that of earlier attempts.
+            self._close(key.atom_uuid, key.kind, key.attempt - 1, r.CLOSED_RETRIED)
         self._absorbed[key] = None
         self._must_write = True
 

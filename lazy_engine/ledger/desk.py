@@ -41,6 +41,31 @@ def may_still_open(key: DelayKey, atom: tuple[str, str | None, Mapping[str, Any]
     )
 
 
+def closings_in_vain(
+    early: Iterable[r.DelayRecord],
+    atoms: Mapping[str, tuple[str, str | None, Mapping[str, Any]]],
+) -> list[r.DelayClosing]:
+    """Return how to close delays whose outcome came early, and for nobody.
+
+    An attempt that a crash interrupted may have handed its token out and then,
+    when it was executed again, have made no ``Delay`` at all.
+
+    :param early: delays with an outcome that were never opened.
+    :param atoms: name, state and meta of their atoms as stored, by uuid.
+    """
+    return [
+        r.DelayClosing(
+            atom_uuid=record.key.atom_uuid,
+            kind=record.key.kind,
+            up_to_attempt=record.key.attempt,
+            reason=r.CLOSED_NOT_DELAYED,
+        )
+        for record in early
+        if record.key.atom_uuid in atoms
+        and not may_still_open(record.key, atoms[record.key.atom_uuid])
+    ]
+
+
 class Desk:
     """Receives deliveries to one flow.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
@@ -18,7 +18,7 @@ from taskflow.persistence import models
 from lazy_engine import errors, outcome, rules, terms
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger.desk import Desk, next_incident
+from lazy_engine.ledger.desk import Desk, closings_in_vain, next_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
@@ -195,6 +195,7 @@ class MemoryLedger(MemoryWatch):
             if ending is not None and has_ended:
                 if ending.is_final:
                     self._close_all(lease.flow_uuid, now)
+                self._close_in_vain(lease.flow_uuid, now)
                 record = rules.parked(record, ending, now)
             self._flows[lease.flow_uuid] = record
             lease.commit_number += 1
@@ -223,7 +224,15 @@ class MemoryLedger(MemoryWatch):
             delays[key] = dataclasses.replace(
                 delay, absorbed_at=now, opened_at=delay.opened_at or now
             )
-        for closing in changes.closed:
+        self._close(flow_uuid, changes.closed, now)
+        for probing in changes.probed:
+            delay = delays[probing.key]
+            if delay.is_open:
+                delays[probing.key] = terms.probed(delay, now, probing.state_text)
+
+    def _close(self, flow_uuid: str, closings: Iterable[r.DelayClosing], now: int) -> None:
+        delays = self._delays.setdefault(flow_uuid, {})
+        for closing in closings:
             for key, delay in delays.items():
                 if (
                     (key.atom_uuid, key.kind) == (closing.atom_uuid, closing.kind)
@@ -233,10 +242,15 @@ class MemoryLedger(MemoryWatch):
                     delays[key] = dataclasses.replace(
                         delay, closed_at=now, close_reason=closing.reason
                     )
-        for probing in changes.probed:
-            delay = delays[probing.key]
-            if delay.is_open:
-                delays[probing.key] = terms.probed(delay, now, probing.state_text)
+
+    def _close_in_vain(self, flow_uuid: str, now: int) -> None:
+        came = self._unabsorbed(flow_uuid, with_early=True)
+        if early := [delay for delay in came if delay.opened_at is None]:
+            self._close(flow_uuid, closings_in_vain(early, self._stored_atoms(flow_uuid)), now)
+
+    def _stored_atoms(self, flow_uuid: str) -> dict[str, tuple[str, str | None, Any]]:
+        detail = self.detail(flow_uuid)
+        return {atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()}
 
     def _close_all(self, flow_uuid: str, now: int) -> None:
         delays = self._delays.setdefault(flow_uuid, {})
@@ -286,8 +300,7 @@ class MemoryLedger(MemoryWatch):
             desk = Desk(record, now, record.arrival_number + 1)
             delays = self._delays.setdefault(flow_uuid, {})
             desk.put_delays(delays.values())
-            detail = self.detail(flow_uuid)
-            desk.put_atoms({atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()})
+            desk.put_atoms(self._stored_atoms(flow_uuid))
             items = [desk.receive(delivery) for delivery in deliveries]
             delays.update(desk.arrived)
             delays.update(desk.late)

@@ -115,18 +115,7 @@ class DelayRows:
                 .values(absorbed_at=now, opened_at=sa.func.coalesce(c.opened_at, now)),
                 [_bound(key) for key in changes.absorbed],
             )
-        for closing in changes.closed:
-            connection.execute(
-                sa.update(self._table)
-                .where(
-                    c.flow_uuid == flow_uuid,
-                    c.atom_uuid == closing.atom_uuid,
-                    c.kind == closing.kind,
-                    c.attempt <= closing.up_to_attempt,
-                    c.closed_at.is_(None),
-                )
-                .values(closed_at=now, close_reason=closing.reason, waiting_at=None, due_at=None)
-            )
+        self.close(connection, flow_uuid, changes.closed, now)
         if changes.probed:
             records = {
                 record.key: record
@@ -139,6 +128,28 @@ class DelayRows:
                     for probing in changes.probed
                     if records[probing.key].is_open
                 ],
+            )
+
+    def close(
+        self,
+        connection: sa.Connection,
+        flow_uuid: str,
+        closings: Sequence[r.DelayClosing],
+        now: int,
+    ) -> None:
+        """Close delays that are not closed yet."""
+        c = self._table.c
+        for closing in closings:
+            connection.execute(
+                sa.update(self._table)
+                .where(
+                    c.flow_uuid == flow_uuid,
+                    c.atom_uuid == closing.atom_uuid,
+                    c.kind == closing.kind,
+                    c.attempt <= closing.up_to_attempt,
+                    c.closed_at.is_(None),
+                )
+                .values(closed_at=now, close_reason=closing.reason, waiting_at=None, due_at=None)
             )
 
     def write(self, connection: sa.Connection, records: Sequence[r.DelayRecord]) -> None:

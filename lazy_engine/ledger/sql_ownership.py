@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from lazy_engine import errors, rules
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
 
@@ -222,15 +223,19 @@ class SqlOwnership(SqlBook):
         self._delays.apply(connection, lease.flow_uuid, changes, at)
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
-        arrivals: Sequence[r.DelayRecord] = ()
+        came: Sequence[r.DelayRecord] = ()
         if (
             changes.opened
             or record.arrival_number != lease.pulse.arrival_number
-            or (ending is not None and ending.absorbs)
+            or ending is not None
         ):
-            arrivals = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False)
+            came = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
+        arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
             return r.Committed(pulse=pulse, arrivals=arrivals)
+        if early := [delay for delay in came if delay.opened_at is None]:
+            atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
+            self._delays.close(connection, lease.flow_uuid, closings_in_vain(early, atoms), at)
         self._end(connection, record, ending, at)
         return r.Committed(pulse=pulse, has_ended=True)
 

@@ -33,6 +33,28 @@ _ON_MYSQL: Final[dict[str, Any]] = {
 }
 
 
+class MaskedText(str):
+    """Text that is not for showing: SQLAlchemy logs rows and parameters by their ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Secret(sa.types.TypeDecorator[str]):
+    """A column of text that must not get into a log, whatever SQLAlchemy is told to log."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else MaskedText(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else MaskedText(value)
+
+
 class JsonText(sa.types.UserDefinedType[str]):
     """A JSON column of PostgreSQL, written and read as text."""
 
@@ -78,7 +100,7 @@ def build(dialect_name: str) -> Tables:
             "lazy_keys",
             own,
             sa.Column("key_id", sa.String(32), primary_key=True),
-            sa.Column("secret", sa.String(_NAME), nullable=False),
+            sa.Column("secret", Secret(_NAME), nullable=False),
             sa.Column("created_at", sa.BigInteger, nullable=False),
             **_ON_MYSQL,
         ),

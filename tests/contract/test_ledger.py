@@ -867,6 +867,32 @@ def test_early_outcome_of_an_attempt_that_ended_otherwise_becomes_late(flow: Flo
     assert flow.disposition("else") is Disposition.LATE
 
 
+@pytest.mark.parametrize("ending", [PARKS, RESTS])
+def test_early_outcome_is_late_once_its_attempt_has_ended_without_a_delay(
+    flow: Flow, ending: r.Ending
+) -> None:
+    """The attempt that handed the token out was interrupted, and makes no ``Delay`` when it is executed again."""
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("early") is Disposition.EARLY
+    done = flow.ledger.commit(
+        lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 1)], open_delays=1), ending
+    )
+    assert done.has_ended
+    assert flow.delay().close_reason == r.CLOSED_NOT_DELAYED
+    assert flow.disposition("else") is Disposition.LATE
+    assert not flow.deliver("early").must_ring, "nobody waits for it"
+    assert list(flow.take().arrivals) == []
+
+
+def test_early_outcome_stays_as_long_as_its_attempt_may_run_again(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("early") is Disposition.EARLY
+    assert flow.ledger.commit(lease, flow.changes(), RESTS).has_ended
+    assert [d.key for d in flow.take(resumes=True).arrivals] == [flow.key()]
+
+
 def test_outcome_of_an_attempt_that_is_over_is_late(flow: Flow) -> None:
     lease = flow.take().lease
     flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 2)]))
@@ -967,6 +993,18 @@ def test_delivery_whose_connection_was_lost_is_recorded_once_and_rings(
         told = flow.deliver("once")
     assert [i.disposition for i in told.items] == [Disposition.ACCEPTED]
     assert told.must_ring, "rung_at is noted, but nobody was told to ring"
+
+
+def test_repeated_delivery_rings_though_it_records_nothing(flow: Flow, store: Store) -> None:
+    """Its first try noted the ring, for an outcome that another call had recorded."""
+    store.only_shared()
+    flow.park()
+    assert flow.disposition("same", rings=False) is Disposition.ACCEPTED
+    with answer_lost_once(store.other):
+        told = flow.deliver("same")
+    assert [i.disposition for i in told.items] == [Disposition.DUPLICATE]
+    assert (told.must_ring, told.is_rung) == (True, False)
+    assert not flow.deliver("same").must_ring
 
 
 def test_deliveries_of_one_call_are_recorded_in_order(store: Store) -> None:
