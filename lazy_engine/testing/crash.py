@@ -29,6 +29,7 @@ from lazy_engine.testing.rule import Telling, problems
 from lazy_engine.testing.site import Site, journal_path
 from lazy_engine.testing.write import Side, WriteTap
 
+#: A function that is told as a scenario.
 Scenario = Callable[[Site], object]
 
 
@@ -81,12 +82,13 @@ class CrashTest:
     :param scenario: a function of a module, given a :class:`Site`; it is told
         from its beginning after each crash, so it must be safe to repeat, as
         the code of any caller that may crash.
-    :param persistence: address of a store that exists. Each telling makes a
-        flow of its own in it.
+    :param persistence: address of a store (SQLAlchemy URL); its tables are
+        made if need be. Each telling makes a flow of its own in it.
     :param directory: for journals and for what the scenario leaves outside.
     :param settings: strict JSON that the scenario finds in ``site.settings``.
     :param crew: the processes to use; without one, each run makes its own.
     :param timeout_seconds: how long one life may last.
+    :raises ValueError: another process could not import the scenario.
     """
 
     def __init__(
@@ -99,6 +101,11 @@ class CrashTest:
         crew: Crew | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
+        if scenario.__module__ == "__main__" or "<" in scenario.__qualname__:
+            raise ValueError(
+                f"scenario {scenario.__qualname__} of {scenario.__module__}: other processes"
+                " must be able to import it; make it a function of a module"
+            )
         self._module = scenario.__module__
         self._crew = crew
         self._scenario = f"{scenario.__module__}:{scenario.__qualname__}"
