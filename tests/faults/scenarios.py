@@ -86,7 +86,10 @@ class AskOnceMarked(AskAndBeAnswered):
 
     def execute(self) -> Delay:
         with _client(self._persistence) as client:
-            wait_until(lambda: client.flow(self._flow_uuid).tasks[self.name] == "RUNNING")
+            wait_until(
+                lambda: client.flow(self._flow_uuid).tasks[self.name] == "RUNNING",
+                timeout_seconds=60,
+            )
         return super().execute()
 
 
@@ -305,7 +308,7 @@ def woken_through_the_job_board(site: Site) -> None:
         client.complete(Outside(site.directory).token("ask"), 42)
         _wait_or_resume(site, client, "SUCCESS")
         # What a dead conductor had claimed is free again when its session has ended.
-        wait_until(lambda: board.job_count == 0, timeout_seconds=20, what="an empty board")
+        wait_until(lambda: board.job_count == 0, timeout_seconds=60, what="an empty board")
 
 
 # -- helpers -----------------------------------------------------------------
@@ -333,7 +336,7 @@ def _conductor(board: Any, persistence: Any) -> Iterator[None]:
         yield
     finally:
         conductor.stop()
-        thread.join(20)
+        thread.join(60)
 
 
 def _wait_or_resume(site: Site, client: Client, *wanted: str) -> None:
@@ -348,4 +351,4 @@ def _wait_or_resume(site: Site, client: Client, *wanted: str) -> None:
             last_try = time.monotonic()
         return False
 
-    wait_until(has_come, timeout_seconds=20, what=f"the flow to be {' or '.join(wanted)}")
+    wait_until(has_come, timeout_seconds=60, what=f"the flow to be {' or '.join(wanted)}")

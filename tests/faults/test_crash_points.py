@@ -86,7 +86,7 @@ def test_nothing_is_lost_and_nothing_happens_twice(
     dice: random.Random,
     tally: Tally,
 ) -> None:
-    test = CrashTest(scenario, persistence=url, directory=tmp_path, crew=crew)
+    test = CrashTest(scenario, persistence=url, directory=tmp_path, crew=crew, timeout_seconds=180)
     tally.add(store, kill_everywhere(test, dice))
 
 
@@ -107,5 +107,6 @@ def test_nothing_is_lost_with_a_job_board_either(
         directory=tmp_path,
         crew=large_crew,
         settings=settings,
+        timeout_seconds=180,
     )
     tally.add(f"{store} with a job board", kill_everywhere(test, dice))

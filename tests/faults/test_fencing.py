@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
 from taskflow.persistence import backends
@@ -96,7 +97,7 @@ class PausedOwner:
         """Let it go on, to its end; return what became of it."""
         (self._directory / "go on").touch()
         self._process.send_signal(signal.SIGCONT)
-        assert self._process.wait(30) == 0
+        assert self._process.wait(60) == 0
         words: list[str] = json.loads((self._directory / "result").read_text())
         return words
 
@@ -134,6 +135,32 @@ def test_a_pause_that_nobody_used_changes_nothing(store: Store, tmp_path: pathli
     store.answer(flow_uuid)
     assert store.client.resume(flow_uuid) == "SUCCESS"
     assert store.client.flow(flow_uuid).results["hold"] == "the first owner"
+
+
+def test_an_owner_paused_inside_a_transaction_is_superseded_as_well(
+    postgresql_url: str, tmp_path: pathlib.Path
+) -> None:
+    """PostgreSQL ends its transaction, if told to; on SQLite everybody waits for the process."""
+    with contextlib.ExitStack() as opened:
+        client = Client({"connection": postgresql_url})
+        opened.callback(client.backend.close)
+        store = Store(postgresql_url, client, opened)
+        database = sa.make_url(postgresql_url).database
+        with client.backend.engine.connect() as connection:
+            for setting in ("idle_in_transaction_session_timeout = '1s'", "lock_timeout = '30s'"):
+                connection.execute(sa.text(f"ALTER DATABASE {database} SET {setting}"))
+            connection.commit()
+        client.backend.engine.dispose()  # settings are those of new connections
+        flow_uuid = client.submit(owners.hold_and_ask, [str(tmp_path)])
+        (tmp_path / "go on").touch()
+        given = {"url": postgresql_url, "flow_uuid": flow_uuid, "pauses_in_commit": True}
+        with PausedOwner("engine", given, tmp_path) as paused:
+            wait_until((tmp_path / "stopped").exists, timeout_seconds=30)
+            wait_until(lambda: client.resume(flow_uuid) == "DELAYED", timeout_seconds=60)
+            before = store.everything(flow_uuid)
+            assert client.flow(flow_uuid).results["hold"] == "a later owner"
+            assert paused.go_on() == ["Fenced"]
+            assert store.everything(flow_uuid) == before
 
 
 def _expired(book: Any, flow_uuid: str) -> bool:
