@@ -15,7 +15,7 @@ from typing import Any, Final
 #: - ``write`` (``number``, ``write``): it is about to make a durable write.
 #: - ``begun`` (``task``, ``kind``, ``attempt``): an attempt of a task began.
 #: - ``delay`` (… and ``delay_id``, ``token_digest``): that attempt made a ``Delay``.
-#: - ``receipt`` (``task``, ``attempt``, ``disposition``, ``digest``): an outcome
+#: - ``receipt`` (``task``, ``kind``, ``attempt``, ``disposition``, ``digest``): an outcome
 #:   was delivered, and this was the answer.
 LIFE: Final = "life"
 WRITE: Final = "write"

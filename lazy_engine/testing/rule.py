@@ -11,7 +11,6 @@ from typing import Any
 from lazy_engine.receipt import Disposition
 from lazy_engine.testing import journal as j
 from lazy_engine.testing.snapshot import Attempt, Snapshot
-from lazy_engine.token import EXECUTE
 
 _TAKEN = (Disposition.ACCEPTED.name, Disposition.EARLY.name)
 
@@ -53,7 +52,7 @@ def _lost(told: Telling) -> Iterable[str]:
     """An outcome whose receipt said that it counts, or that was stored, is the one in the end."""
     assert told.end is not None
     for entry in _entries(told, j.RECEIPT):
-        attempt = (entry["task"], EXECUTE, entry["attempt"])
+        attempt = _attempt(entry)
         is_kept = entry["disposition"] in (*_TAKEN, Disposition.DUPLICATE.name)
         if is_kept and told.end.outcome(attempt) != entry["digest"]:
             yield f"lost: the outcome of {attempt}, receipt {entry['disposition']}"
@@ -68,9 +67,7 @@ def _lost(told: Telling) -> Iterable[str]:
 def _applied_twice(told: Telling) -> Iterable[str]:
     assert told.end is not None
     taken = [
-        (entry["task"], entry["attempt"])
-        for entry in _entries(told, j.RECEIPT)
-        if entry["disposition"] in _TAKEN
+        _attempt(entry) for entry in _entries(told, j.RECEIPT) if entry["disposition"] in _TAKEN
     ]
     for name in sorted({attempt for attempt in taken if taken.count(attempt) > 1}):
         yield f"taken twice: outcomes of {name}"

@@ -13,6 +13,7 @@ from taskflow import task
 from taskflow.types import failure as taskflow_failure
 
 from lazy_engine import attempt
+from lazy_engine import token as tokens
 from lazy_engine.client import Client
 from lazy_engine.delay import Delay
 from lazy_engine.outcome import Failed, Result
@@ -95,7 +96,7 @@ class WatchedClient(Client):
         return super().submit(watched_flow, given, store=store, flow_uuid=flow_uuid)
 
     def complete(self, token: str, result: Any = None) -> Receipt:
-        return self._noted(super().complete(token, result), Result(result))
+        return self._noted(token, super().complete(token, result), Result(result))
 
     def fail(
         self,
@@ -106,19 +107,22 @@ class WatchedClient(Client):
         details: Any = None,
     ) -> Receipt:
         receipt = super().fail(token, error, kind=kind, details=details)
-        return self._noted(receipt, Failed.from_error(error, kind=kind, details=details))
+        outcome = Failed.from_error(error, kind=kind, details=details)
+        return self._noted(token, receipt, outcome)
 
     def deliver_many(self, items: Sequence[tuple[str, Result | Failed]]) -> Any:
         answers = super().deliver_many(items)
-        for answer, (_token, value) in zip(answers, items, strict=True):
+        for answer, (token, value) in zip(answers, items, strict=True):
             if isinstance(answer, Receipt):
-                self._noted(answer, value)
+                self._noted(token, answer, value)
         return answers
 
-    def _noted(self, receipt: Receipt, value: Result | Failed) -> Receipt:
+    def _noted(self, token: str, receipt: Receipt, value: Result | Failed) -> Receipt:
+        key = self._ledger.signing_key(tokens.key_id_of(token))
         self._journal.note(
             j.RECEIPT,
             task=receipt.task_name,
+            kind=tokens.verify(token, key).kind,
             attempt=receipt.attempt,
             disposition=receipt.disposition.name,
             digest=self._ledger.encode(value).digest,

@@ -117,6 +117,19 @@ class Make(task.Task):
         return f"{self.name} unmade"
 
 
+class UnmakeOutside(Make):
+    """Make something that only the outside can take back."""
+
+    def __init__(self, name: str, outside: str) -> None:
+        super().__init__(name)
+        self._outside = Outside(outside)
+
+    def revert(self, result: Any, **_: Any) -> Delay:
+        delay = Delay(timeout_seconds=None)
+        self._outside.keep("unmake", delay)
+        return delay
+
+
 class Use(task.Task):
     """Use an answer."""
 
@@ -157,6 +170,12 @@ def make_two(outside: str) -> Any:
 def make_retried(outside: str) -> Any:
     return linear_flow.Flow("flow", retry=retry.Times(3, "retry")).add(
         Make("before"), Ask("ask", outside), Use("ask")
+    )
+
+
+def make_unmade_outside(outside: str) -> Any:
+    return linear_flow.Flow("flow").add(
+        Make("first"), UnmakeOutside("made", outside), Ask("ask", outside)
     )
 
 
@@ -262,6 +281,26 @@ def failed_and_reverted(site: Site) -> None:
     assert site.client.resume(site.flow_uuid) == "REVERTED"
 
 
+def reverted_by_the_outside(site: Site) -> None:
+    """A revert waits for the outside, too."""
+    _submit(site, make_unmade_outside)
+    site.client.resume(site.flow_uuid)
+    outside = Outside(site.directory)
+    site.client.fail(outside.token("ask"), "no")
+    site.client.resume(site.flow_uuid)
+    site.client.complete(outside.token("unmake"), "unmade")
+    assert site.client.resume(site.flow_uuid) == "REVERTED"
+
+
+def cancelled(site: Site) -> None:
+    """Called off while it waits; the answer comes in vain."""
+    _submit(site, make_ask_use)
+    site.client.resume(site.flow_uuid)
+    site.client.cancel(site.flow_uuid, "not wanted any more")
+    assert site.client.resume(site.flow_uuid) == "REVERTED"
+    site.client.complete(Outside(site.directory).token("ask"), "in vain")
+
+
 def sibling_failed(site: Site) -> None:
     """One branch fails while the other waits: that wait is called off, and its answer is late."""
     _submit(site, make_two)
@@ -286,8 +325,8 @@ def suspended(site: Site) -> None:
 def woken_through_the_job_board(site: Site) -> None:
     """A conductor runs the flow, each time a doorbell asks for it.
 
-    Where a life ended between noting a ring and posting the job, nobody rings for a minute. The watchdog will ring
-    again; there is none yet, so a plain ``Client.resume`` stands for it.
+    Where a life ended between noting a ring and posting the job, nobody rings for a minute; then the watchdog does. A
+    plain ``Client.resume`` stands for it here.
     """
     zookeeper = site.zookeeper(site.settings["hosts"], timeout=site.settings["session_seconds"])
     conf = {"board": "zookeeper", "path": site.settings["path"] + "/" + site.flow_uuid}

@@ -36,6 +36,8 @@ SCENARIOS = (
     scenarios.two_answers_at_once,
     scenarios.failed_and_retried,
     scenarios.failed_and_reverted,
+    scenarios.reverted_by_the_outside,
+    scenarios.cancelled,
     scenarios.sibling_failed,
     scenarios.suspended,
 )

@@ -45,8 +45,8 @@ def delayed(life: int = 1, attempt: int = 1, delay_id: str = "id", token: str = 
 
 
 def receipt(disposition: str, life: int = 1, digest: str = "digest") -> dict[str, Any]:
-    about = {"task": "ask", "attempt": 1, "disposition": disposition, "digest": digest}
-    return {"what": "receipt", "life": life, **about}
+    answer = {"disposition": disposition, "digest": digest}
+    return {**begun(life), "what": "receipt", **answer}
 
 
 UNINTERRUPTED = [begun(), delayed(), receipt("ACCEPTED")]
