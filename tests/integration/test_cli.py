@@ -215,7 +215,7 @@ def test_delays_hides_tokens_unless_asked(run: Run, parked: str) -> None:
     plain = run("delays").stdout
     assert "lz1." not in plain
     assert "TOKEN" not in plain
-    assert plain.splitlines()[0].split() == ["AGE", "FLOW", "TASK", "ATTEMPT", "DETAILS"]
+    assert plain.splitlines()[0].split() == ["AGE", "DUE", "FLOW", "TASK", "ATTEMPT", "DETAILS"]
     assert "lz1." not in run("delays", "--json").stdout
     assert run("delays", "--tokens").stdout.count("lz1.") == 2
 
