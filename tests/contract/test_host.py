@@ -35,7 +35,7 @@ from taskflow.engines.action_engine import (
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
 from taskflow.jobs.backends import impl_zookeeper
-from taskflow.patterns import linear_flow
+from taskflow.patterns import graph_flow, linear_flow
 from taskflow.persistence import backends, models
 from taskflow.persistence.backends.sqlalchemy import tables as host_tables
 from taskflow.types import failure
@@ -361,6 +361,46 @@ def test_selector_tells_what_is_next_and_its_decider(stock: Any) -> None:
     ((atom, decider),) = stock._runtime.selector.iter_next_atoms()
     assert atom.name == "a"
     assert decider.check_and_affect(stock._runtime) is True
+
+
+def test_graph_tells_what_is_directly_before_and_after(stock: Any) -> None:
+    graph = host.Graph(stock.compilation)
+    execution_graph = stock.compilation.execution_graph
+    assert set(graph.atoms) | set(graph.flow_nodes) == set(execution_graph.nodes)
+    assert graph.atom_set == set(graph.atoms)
+    for node in execution_graph.nodes:
+        assert graph.before[node] == list(execution_graph.predecessors(node))
+        assert graph.after[node] == list(execution_graph.successors(node))
+
+
+def test_narrow_deciders_are_recognised() -> None:
+    for depth, is_narrow in ((None, False), ("ALL", False), ("ATOM", True), ("FLOW", True)):
+        first, second = Noop("a"), Noop("b")
+        flow = graph_flow.Flow("flow").add(first, second)
+        flow.link(first, second, decider=lambda history: True, decider_depth=depth)
+        engine = taskflow.engines.load(flow, engine="lazy")
+        engine.compile()
+        assert engine.host_runtime.has_narrow_deciders is is_narrow
+
+
+def test_reverting_all_asks_no_retry_controller() -> None:
+    flow = linear_flow.Flow("flow", retry=retry.Times(3, "times")).add(Noop("a"), Noop("b"))
+    engine = taskflow.engines.load(flow, engine="lazy")
+    engine.compile()
+    engine.prepare()
+    engine.host_runtime.completer.revert_all()
+    assert {engine.storage.get_atom_intention(name) for name in ("times", "a", "b")} == {
+        states.REVERT
+    }
+
+
+def test_executor_runs_any_function_where_tasks_are_run() -> None:
+    executor = host.HostTaskExecutor(is_serial=True)
+    executor.start()
+    try:
+        assert executor.submit(lambda a, b: a + b, 1, 2).result() == 3
+    finally:
+        executor.stop()
 
 
 def test_scheduler_answers_futures_and_failures(stock: Any) -> None:
