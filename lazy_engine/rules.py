@@ -134,8 +134,11 @@ def keeps_running(ending: Ending, flow: FlowRecord, *, has_arrivals: bool) -> bo
     return ending.heeds_cancel and is_cancelled(flow)
 
 
-def parked(flow: FlowRecord, ending: Ending, now: int) -> FlowRecord:
-    """Return a flow whose owner's run has just ended."""
+def parked(flow: FlowRecord, ending: Ending, now: int, *, has_arrivals: bool) -> FlowRecord:
+    """Return a flow whose owner's run has just ended.
+
+    :param has_arrivals: it leaves outcomes behind, as one that was suspended may.
+    """
     after = dataclasses.replace(
         flow,
         owner=None,
@@ -146,8 +149,10 @@ def parked(flow: FlowRecord, ending: Ending, now: int) -> FlowRecord:
         state=ending.state,
         ended_at=now if ending.is_final else None,
     )
-    # Nobody but a new owner can revert what is to be called off.
-    return leave_to_watchdog(after, now) if is_cancelled(flow) and not ending.is_final else after
+    # Nobody but a new owner can revert what is to be called off, or absorb what
+    # came while this one lived, for which nobody rang.
+    wants_owner = is_cancelled(flow) or (has_arrivals and not is_suspended(flow))
+    return leave_to_watchdog(after, now) if wants_owner and not ending.is_final else after
 
 
 def tend(flow: FlowRecord, now: int, *, has_news: bool, rings: bool) -> tuple[FlowRecord, bool]:

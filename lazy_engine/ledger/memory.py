@@ -196,7 +196,8 @@ class MemoryLedger(MemoryWatch):
                 if ending.is_final:
                     self._close_all(lease.flow_uuid, now)
                 self._close_in_vain(lease.flow_uuid, now)
-                record = rules.parked(record, ending, now)
+                left = bool(self._unabsorbed(lease.flow_uuid, with_early=True))
+                record = rules.parked(record, ending, now, has_arrivals=left)
             self._flows[lease.flow_uuid] = record
             lease.commit_number += 1
             lease.pulse = pulse

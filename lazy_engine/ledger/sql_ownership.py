@@ -233,10 +233,13 @@ class SqlOwnership(SqlBook):
         arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
             return r.Committed(pulse=pulse, arrivals=arrivals)
+        has_arrivals = bool(arrivals)
         if early := [delay for delay in came if delay.opened_at is None]:
             atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
-            self._delays.close(connection, lease.flow_uuid, closings_in_vain(early, atoms), at)
-        self._end(connection, record, ending, at)
+            in_vain = closings_in_vain(early, atoms)
+            self._delays.close(connection, lease.flow_uuid, in_vain, at)
+            has_arrivals = has_arrivals or len(in_vain) < len(early)
+        self._end(connection, record, ending, at, has_arrivals)
         return r.Committed(pulse=pulse, has_ended=True)
 
     def _settle(
@@ -261,11 +264,17 @@ class SqlOwnership(SqlBook):
         )
 
     def _end(
-        self, connection: sa.Connection, record: r.FlowRecord, ending: r.Ending, now: int
+        self,
+        connection: sa.Connection,
+        record: r.FlowRecord,
+        ending: r.Ending,
+        now: int,
+        has_arrivals: bool,
     ) -> None:
         if ending.is_final:
             self._delays.close_all(connection, record.flow_uuid, now)
-        self._change(connection, record, rules.parked(record, ending, now))
+        after = rules.parked(record, ending, now, has_arrivals=has_arrivals)
+        self._change(connection, record, after)
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))

@@ -885,6 +885,19 @@ def test_early_outcome_is_late_once_its_attempt_has_ended_without_a_delay(
     assert list(flow.take().arrivals) == []
 
 
+def test_outcome_left_behind_by_a_suspended_run_is_the_watchdogs(flow: Flow) -> None:
+    """Nobody rang for it, since its owner lived."""
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.opening())
+    assert flow.deliver("answer").has_owner
+    assert flow.ledger.commit(lease, flow.changes(open_delays=1), RESTS).has_ended
+    assert flow.record().check_at is not None
+    resting = flow.take().lease
+    flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, None)
+    assert flow.ledger.commit(resting, flow.changes(open_delays=1), RESTS).has_ended
+    assert flow.record().check_at is None, "it rests because somebody wants it to"
+
+
 def test_early_outcome_stays_as_long_as_its_attempt_may_run_again(flow: Flow) -> None:
     lease = flow.take().lease
     flow.begin(lease)

@@ -2,7 +2,7 @@
 """A small model of parking, delivering and waking: one flow, two owners, two or three deliverers, a job board.
 
 What the ledger decides by pure code is asked of that very code here: ``rules`` and ``ledger.desk.Desk`` judge every
-delivery of the model. What it decides in SQL (``take``, ``commit``, ``release``, ``unring``) is written down again, one
+delivery of the model, and its watchdog does what ``rules.tend`` says. What it decides in SQL (``take``, ``commit``, ``release``, ``unring``) is written down again, one
 transaction a step; so is what an engine does between two transactions, and what a conductor does with its job.
 
 Left out, since it changes nothing but timing: the ``pulse`` (an owner of the model looks for arrivals with every
@@ -15,230 +15,35 @@ of them as often as its budget says.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator
 
 from taskflow import states
 
 from lazy_engine import rules
 from lazy_engine.delay import DELAYED
-from lazy_engine.ledger import record as r
-from lazy_engine.ledger.desk import META_ATTEMPTS, Desk
-from lazy_engine.outcome import Encoded
 from lazy_engine.receipt import Disposition
-from lazy_engine.token import EXECUTE, DelayKey
-
-NOBODY: Final = -1
-DEAD: Final = -2  # holds a lease and will never come back
-EVERYBODY: Final = -3  # has the newest epoch, under a mutation
-OTHER: Final = 99  # rang, and is no deliverer
-FAILS: Final = "failure"  # an outcome that makes the task's retry controller try again
-
-CALM: Final[tuple[str, ...]] = ()
-_NOW: Final = 1_000_000_000
-
-#: More than are posted for all outcomes, and for all rings that can be lost.
-MOST_JOBS: Final = 6
-
-
-class Row(NamedTuple):
-    """The flow's row. ``newest`` is whose epoch it has; ``is_lost``, whether a ring was noted and its poster died."""
-
-    owner: int = NOBODY
-    is_live: bool = False
-    newest: int = NOBODY
-    rung: str = ""  # "", "fresh", "stale"
-    rung_by: int = NOBODY
-    wish: bool = False
-    state: str = states.PENDING
-    incident: bool = False
-    is_lost: bool = False
-
-
-class Delay(NamedTuple):
-    """A delay's row. ``by`` is the deliverer whose outcome it has."""
-
-    opened: bool = False
-    by: int = NOBODY
-    absorbed: bool = False
-    closed: bool = False
-
-    @property
-    def waits_for_owner(self) -> bool:
-        return self.by != NOBODY and not self.absorbed and not self.closed
-
-
-class Atom(NamedTuple):
-    state: str = states.PENDING
-    attempt: int = 0
-
-
-class Owner(NamedTuple):
-    """A conductor, or somebody who calls ``resume``; and the engine that it runs. Keys are numbers of delays."""
-
-    phase: str = "idle"
-    has_job: bool = False
-    atoms: tuple[Atom, ...] = ()
-    inbox: tuple[int, ...] = ()
-    early: tuple[int, ...] = ()
-    was_early: tuple[int, ...] = ()
-    opened: tuple[int, ...] = ()
-    absorbed: tuple[int, ...] = ()
-    closed: tuple[int, ...] = ()
-    stops: bool = False
-
-
-class Deliverer(NamedTuple):
-    phase: str = "waits"  # "repeats", "posts", "failed", "done"; of mutations: "saw", "posted"
-    seen: tuple[Row, Delay] | None = None
-
-
-class System(NamedTuple):
-    row: Row
-    delays: tuple[Delay, ...]
-    atoms: tuple[Atom, ...]
-    jobs: int  # on the board, claimed by nobody
-    owners: tuple[Owner, ...]
-    deliverers: tuple[Deliverer, ...]
-    told: frozenset[int]  # whose tokens have been handed out
-    budget: tuple[int, ...]
-
-
-#: What may happen, as often as a scenario's budget says.
-FAULTS: Final = (
-    "crash",  # of an owner, or of somebody about to post
-    "slow",  # a lease runs out although its owner lives
-    "stale",  # a ring grows stale although its job is under way
-    "unposted",
-    "unanswered",  # a transaction is carried out, and its answer is lost
-    "stop",  # an engine is asked to suspend
-    "suspend",  # somebody asks for the flow to rest
-    "incident",
-    "failure",  # of a run, as when the store is away for a while
+from tests.properties.protocol_state import (
+    DEAD,
+    EVERYBODY,
+    FAILS,
+    FAULTS,
+    MOST_JOBS,
+    NOBODY,
+    OTHER,
+    Atom,
+    Deliverer,
+    Owner,
+    Scenario,
+    System,
+    Violation,
+    has_owner,
+    is_over,
+    is_watched_after,
+    may_ring,
+    put,
+    receive,
+    tend,
 )
-
-
-class Violation(Exception):
-    """Something happened that an invariant forbids."""
-
-    def __init__(self, invariant: str, what: str) -> None:
-        super().__init__(f"{invariant}: {what}")
-        self.invariant = invariant
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-    """A flow, and who answers what.
-
-    :ivar after: for each of its tasks, which task must have succeeded before (or -1).
-    :ivar keys: task and attempt of every delay there can be.
-    :ivar answers: delay and value, for each deliverer.
-    :ivar fickle: tasks that may answer at once when they are executed.
-    """
-
-    name: str
-    after: tuple[int, ...]
-    keys: tuple[tuple[int, int], ...]
-    answers: tuple[tuple[int, str], ...]
-    fickle: tuple[int, ...] = ()
-    faults: tuple[str, ...] = CALM
-    has_watchdog: bool = False
-    mutation: str = ""
-
-    @property
-    def start(self) -> System:
-        return System(
-            # Submitted, and the job is on its way.
-            row=Row(rung="fresh", rung_by=OTHER),
-            delays=(Delay(),) * len(self.keys),
-            atoms=(Atom(),) * len(self.after),
-            jobs=0,
-            owners=(Owner(), Owner()),
-            deliverers=(*(Deliverer(),) * len(self.answers), Deliverer("posts")),
-            told=frozenset(),
-            budget=tuple(self.faults.count(fault) for fault in FAULTS),
-        )
-
-
-# -- what the real rules say ------------------------------------------------------
-
-
-def _flow_record(row: Row) -> r.FlowRecord:
-    rung_at = {"": None, "fresh": _NOW - 100, "stale": 100}[row.rung]
-    return r.FlowRecord(
-        flow_uuid="f",
-        flow_name="flow",
-        owner=None if row.owner == NOBODY else str(row.owner),
-        lease_expires_at=None if row.owner == NOBODY else _NOW + (1 if row.is_live else 0),
-        rung_at=None if rung_at is None else rung_at + row.rung_by,
-        wish=r.WISH_SUSPEND if row.wish else None,
-        state=row.state,
-        has_factory=True,
-    )
-
-
-@functools.cache
-def may_ring(row: Row) -> bool:
-    return rules.may_ring(_flow_record(row), _NOW)
-
-
-@functools.cache
-def has_owner(row: Row) -> bool:
-    return rules.has_owner(_flow_record(row), _NOW)
-
-
-@functools.cache
-def is_over(row: Row) -> bool:
-    return rules.is_over(_flow_record(row))
-
-
-@functools.cache
-def receive(
-    row: Row, delay: Delay, atom: Atom, attempt: int, who: int, values: tuple[str, ...]
-) -> tuple[Disposition, bool, bool]:
-    """Let the real desk judge one delivery; return what it says, whether it records it, and whether to ring."""
-    key = DelayKey(flow_uuid="f", atom_uuid="a", kind=EXECUTE, attempt=attempt)
-    flow = _flow_record(row)
-    # The desk knows its own earlier try by two instants that are the same.
-    arrived_at = flow.rung_at if row.rung_by == delay.by else 1
-    desk = Desk(flow, _NOW, 1)
-    if delay != Delay():
-        desk.put_delays([_delay_record(key, delay, values, arrived_at)])
-    desk.put_atoms({"a": ("t", atom.state, {META_ATTEMPTS: {EXECUTE: atom.attempt}})})
-    told = desk.receive(
-        r.Delivery(key=key, outcome=_encoded(values[who]), delivery_id=f"deliverer {who}")
-    )
-    rings = desk.calls_for_owner and rules.may_ring(desk.flow, _NOW)
-    return told.disposition, key in desk.arrived, rings
-
-
-def _encoded(value: str) -> Encoded:
-    return Encoded("result", value, f"digest of {value}")
-
-
-def _delay_record(
-    key: DelayKey, delay: Delay, values: tuple[str, ...], arrived_at: int | None
-) -> r.DelayRecord:
-    has_come = delay.by != NOBODY
-    return r.DelayRecord(
-        key=key,
-        task_name="t",
-        opened_at=1 if delay.opened else None,
-        outcome=_encoded(values[delay.by]) if has_come else None,
-        arrived_at=arrived_at if has_come else None,
-        delivery_id=f"deliverer {delay.by}" if has_come else None,
-        absorbed_at=2 if delay.absorbed else None,
-        closed_at=3 if delay.closed else None,
-    )
-
-
-def put(items: tuple[object, ...], index: int, item: object) -> tuple[object, ...]:
-    return (*items[:index], item, *items[index + 1 :])
-
-
-# -- what happens -----------------------------------------------------------------
 
 Step = tuple[str, bool, System]
 
@@ -250,6 +55,7 @@ class Model:
         self.scenario = scenario
         self._values = tuple(value for _key, value in scenario.answers)
         self._mutation = scenario.mutation
+        self._later = scenario.later
 
     def steps(self, system: System) -> Iterator[Step]:
         """Yield each possible step: its name, whether it is due, and where it leads.
@@ -289,6 +95,8 @@ class Model:
                 yield f"{name} dies before posting", False, dead._replace(row=row)
         elif me.phase == "failed":
             row = system.row._replace(rung="", rung_by=NOBODY)
+            if self._mutation == "watchdog overlooks what could not be posted":
+                row = row._replace(check="")
             unrung = self._as(system, who, Deliverer("done"))._replace(row=row)
             yield f"{name} notes that it could not post", True, unrung
 
@@ -306,7 +114,7 @@ class Model:
         if self._mutation == "deliver rings before it records" and me.phase == "waits":
             rung = self._as(system, who, Deliverer("posted"))
             if may_ring(system.row):
-                row = system.row._replace(rung="fresh", rung_by=who)
+                row = system.row._replace(rung="fresh", rung_by=who, check=self._later)
                 rung = rung._replace(row=row, jobs=system.jobs + 1)
             yield f"{name} rings", True, rung
             return
@@ -354,7 +162,7 @@ class Model:
             stored = system.delays[index]._replace(by=who)
             after = after._replace(delays=put(system.delays, index, stored))
         if rings:
-            ring = system.row._replace(rung="fresh", rung_by=who, is_lost=False)
+            ring = system.row._replace(rung="fresh", rung_by=who, check=self._later, is_lost=False)
             after = after._replace(row=ring)
         if after.delays[index].waits_for_owner and not rings:
             self._check_woken(after)
@@ -408,15 +216,15 @@ class Model:
         elif phase == "runs":
             for label, ready in self._run(system, who):
                 yield label, True, ready
-            # Who runs a flow without a job, and stops, resumes it himself.
-            if me.has_job and not me.stops and (stopped := self._may(system, "stop")):
+            # Who runs a flow without a job, and stops, should resume it himself.
+            may_stop = me.has_job or self.scenario.has_watchdog
+            if may_stop and not me.stops and (stopped := self._may(system, "stop")):
                 yield "is asked to stop", False, self._be(stopped, who, me._replace(stops=True))
             if me.has_job and (broken := self._may(system, "incident")):
                 consumed = self._be(broken, who, me._replace(has_job=False))
                 row = consumed.row._replace(incident=consumed.row.newest == who)
                 yield "finds its code broken", False, self._release(consumed._replace(row=row), who)
-            # Whoever runs it without a job is told so, and sees to it.
-            if me.has_job and (broken := self._may(system, "failure")):
+            if broken := self._may(system, "failure"):
                 yield "fails for a while", False, self._release(broken, who)
         elif phase == "checked":
             yield "writes what it checked", True, self._commit(system, who, is_checked=True)
@@ -456,6 +264,7 @@ class Model:
                 rung=row.rung if keeps_ring else "",
                 rung_by=row.rung_by if keeps_ring else NOBODY,
                 wish=False,
+                check=self._later,
                 is_lost=False,
                 state=states.RUNNING if is_over(row) else row.state,
             )
@@ -479,7 +288,9 @@ class Model:
         """Give the lease up as things stand, and the job (if it has not been consumed) back."""
         row = system.row
         if row.owner == who and row.newest == who:
-            row = row._replace(owner=NOBODY, is_live=False)
+            row = row._replace(owner=NOBODY, is_live=False, check=self._later)
+            if self._mutation == "watchdog overlooks runs given up":
+                row = row._replace(check="")
         return self._go_home(system._replace(row=row), who, system.owners[who].has_job)
 
     # -- what an engine does between two commits ----------------------------
@@ -576,7 +387,8 @@ class Model:
         atoms = system.atoms
         for task in begun:
             atoms = put(atoms, task, Atom(states.RUNNING, atoms[task].attempt + 1))
-        return system._replace(atoms=atoms, row=system.row._replace(is_live=True))
+        row = system.row._replace(is_live=True, check=self._later)
+        return system._replace(atoms=atoms, row=row)
 
     def _commit(
         self, system: System, who: int, *, is_checked: bool = False, part: str = ""
@@ -602,7 +414,12 @@ class Model:
         after = system._replace(
             delays=tuple(delays),
             atoms=me.atoms,
-            row=row._replace(state=states.RUNNING, is_live=row.owner != NOBODY, incident=False),
+            row=row._replace(
+                state=states.RUNNING,
+                is_live=row.owner != NOBODY,
+                incident=False,
+                check=self._later,
+            ),
         )
         if part == "atoms":
             return self._be(after, who, me._replace(phase="flags", opened=(), closed=()))
@@ -626,12 +443,21 @@ class Model:
         if is_final and arrivals:
             raise Violation("I2", "a flow ended over an outcome that was not absorbed")
         keeps_ring = self._mutation == "nobody clears the ring"
+        # Also an early one keeps: it is for an attempt that is still to come.
+        is_wanted = bool(arrivals) or any(
+            delay.waits_for_owner and not self._nobody_waits_for(system, k)
+            for k, delay in enumerate(system.delays)
+        )
+        if self._mutation == "watchdog overlooks outcomes of a flow that rests":
+            is_wanted = False
+        is_watched = is_watched_after(system.row, state, is_final, is_wanted)
         row = system.row._replace(
             owner=NOBODY,
             is_live=False,
             state=state,
             rung=system.row.rung if keeps_ring else "",
             rung_by=system.row.rung_by if keeps_ring else NOBODY,
+            check=self._later if is_watched else "",
             is_lost=False,
         )
         delays = tuple(
@@ -677,38 +503,39 @@ class Model:
 
     def _pass_time(self, system: System) -> Iterator[Step]:
         row = system.row
+        overlooked = self._mutation.removeprefix("watchdog overlooks ")
         if row.is_live:
-            expired = row._replace(is_live=False)
+            expired = row._replace(is_live=False, check="due" if row.check else "")
+            if overlooked == "expired leases":
+                expired = expired._replace(check="")
             if row.owner == DEAD:
                 yield "a dead owner's lease runs out", True, system._replace(row=expired)
             elif slow := self._may(system, "slow"):
                 yield "a slow owner's lease runs out", False, slow._replace(row=expired)
-        if row.rung == "fresh":
-            stale = row._replace(rung="stale")
+        elif row.rung == "fresh":
+            stale = row._replace(rung="stale", check="due" if row.check else "")
+            if overlooked == "stale rings":
+                stale = stale._replace(check="")
             posts = any(deliverer.phase == "posts" for deliverer in system.deliverers)
             if not posts and not system.jobs and all(o.phase == "idle" for o in system.owners):
                 yield "the ring grows stale", True, system._replace(row=stale)
             elif slow := self._may(system, "stale"):
                 yield "the ring grows stale early", False, slow._replace(row=stale)
+        elif row.check == "later":
+            yield "time passes", True, system._replace(row=row._replace(check="due"))
         if not row.wish and not is_over(row) and (asked := self._may(system, "suspend")):
             yield "somebody suspends the flow", False, asked._replace(row=row._replace(wish=True))
 
     def _watch(self, system: System) -> Iterator[Step]:
-        row = system.row
-        if not self.scenario.has_watchdog or not may_ring(row):
+        if system.row.check != "due":
             return
-        reasons = {
-            "stale rings": row.rung == "stale",
-            "unabsorbed outcomes": row.owner == NOBODY
-            and any(delay.waits_for_owner for delay in system.delays),
-            "expired leases": row.owner != NOBODY,
-        }
-        for reason, holds in reasons.items():
-            if holds and self._mutation != f"watchdog overlooks {reason}":
-                rung = row._replace(rung="fresh", rung_by=OTHER, is_lost=False)
-                label = f"the watchdog rings for {reason}"
-                yield label, True, system._replace(row=rung, jobs=system.jobs + 1)
-                return
+        check, wants_owner = tend(system.row)
+        if not wants_owner:
+            row = system.row._replace(check=check)
+            yield "the watchdog looks", True, system._replace(row=row)
+            return
+        rung = system.row._replace(rung="fresh", rung_by=OTHER, check=check, is_lost=False)
+        yield "the watchdog rings", True, system._replace(row=rung, jobs=system.jobs + 1)
 
     # -- rest ---------------------------------------------------------------
 
@@ -722,87 +549,12 @@ class Model:
             return
         if any(delay.waits_for_owner for delay in system.delays):
             raise Violation("I3", "an outcome waits, and nothing will ever happen")
-        if row.owner != NOBODY or row.state not in (DELAYED, *rules.FINAL_STATES):
+        quiet = {DELAYED, *rules.FINAL_STATES}
+        if self.scenario.has_watchdog:
+            quiet.add(states.SUSPENDED)  # by whoever ran it, and will run it again
+        if row.owner != NOBODY or row.state not in quiet:
             raise Violation("I3", f"the flow is left {row.state}, and nothing will ever happen")
         if system.jobs:
             raise Violation("I4", "a job stays on the board")
         if row.state == DELAYED and all(delay.by != NOBODY for delay in system.delays):
             raise Violation("I3", "everything was answered, and the flow waits")
-
-
-# -- exploring ----------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Explored:
-    """What an exploration has seen; ``rests`` are states in which nothing is due."""
-
-    states: int
-    steps: int
-    rests: int
-
-
-def explore(scenario: Scenario, step_names: Callable[[str], None] | None = None) -> Explored:
-    """Go through every interleaving of a scenario, breadth first.
-
-    :raises Violation: with the shortest way there in its text.
-    """
-    model = Model(scenario)
-    number_of: dict[System, int] = {scenario.start: 0}
-    found = [scenario.start]
-    came_from: list[tuple[int, str]] = [(-1, "")]
-    backward: list[list[int]] = [[]]
-    rests: list[int] = []
-    count = 0
-    for number, system in enumerate(found):  # grows meanwhile
-        is_at_rest = True
-        try:
-            for label, is_due, after in model.steps(system):
-                count += 1
-                if step_names is not None:
-                    step_names(label)
-                is_at_rest = is_at_rest and not is_due
-                known = number_of.get(after)
-                if known is None:
-                    known = number_of[after] = len(found)
-                    found.append(after)
-                    came_from.append((number, label))
-                    backward.append([])
-                if is_due:
-                    backward[known].append(number)
-            if is_at_rest:
-                rests.append(number)
-                model.check_rest(system)
-        except Violation as violation:
-            raise _with_way(violation, came_from, number) from None
-    _check_that_rest_comes(found, came_from, backward, rests)
-    return Explored(len(found), count, len(rests))
-
-
-def _with_way(violation: Violation, came_from: list[tuple[int, str]], number: int) -> Violation:
-    way: list[str] = []
-    while number > 0:
-        number, label = came_from[number]
-        way.append(label)
-    text = "; ".join(reversed(way))
-    return Violation(violation.invariant, f"{violation} | after: {text}")
-
-
-def _check_that_rest_comes(
-    found: list[System],
-    came_from: list[tuple[int, str]],
-    backward: list[list[int]],
-    rests: list[int],
-) -> None:
-    reached = bytearray(len(found))
-    pending = list(rests)
-    for number in rests:
-        reached[number] = 1
-    while pending:
-        for before in backward[pending.pop()]:
-            if not reached[before]:
-                reached[before] = 1
-                pending.append(before)
-    lost = reached.find(0)
-    if lost >= 0:
-        raise _with_way(Violation("I3", "this never comes to rest"), came_from, lost)
