@@ -23,6 +23,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Disposition
+from lazy_engine.terms import Terms
 from lazy_engine.token import EXECUTE, DelayKey
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
@@ -43,6 +44,10 @@ class Store:
     backend: Any
     ledger: Any
     other: Any
+
+    def set_clock(self, seconds: float) -> None:
+        """Have the store's clock be that far ahead."""
+        self.ledger.clock_offset_seconds = self.other.clock_offset_seconds = seconds
 
     def only_shared(self) -> None:
         """Skip where there is one process and no connection, so nothing of this can happen."""
@@ -113,18 +118,28 @@ class Flow:
     def begin(self, lease: r.Lease, attempt: int = 1) -> None:
         self.ledger.commit(lease, self.changes(atoms=[self.mark(states.RUNNING, attempt)]))
 
-    def opening(self, attempt: int = 1, details_text: str | None = None) -> r.Changes:
+    def opening(
+        self,
+        attempt: int = 1,
+        details_text: str | None = None,
+        kind: str = EXECUTE,
+        **asked: Any,
+    ) -> r.Changes:
+        """Return the changes that open a delay, which asks that of the clock."""
         opened = r.DelayOpening(
-            key=self.key(attempt), task_name=self.task.name, details_text=details_text
+            key=self.key(attempt, kind),
+            task_name=self.task.name,
+            details_text=details_text,
+            terms=Terms(**asked),
         )
         return self.changes(
             flow_state=DELAYED, open_delays=1, atoms=[self.mark(DELAYED, attempt)], opened=[opened]
         )
 
-    def park(self, attempt: int = 1) -> r.Lease:
+    def park(self, attempt: int = 1, **asked: Any) -> r.Lease:
         """Take the flow, open a delay, and give the flow up."""
         lease = self.take().lease
-        done = self.ledger.commit(lease, self.opening(attempt), PARKS)
+        done = self.ledger.commit(lease, self.opening(attempt, **asked), PARKS)
         assert done.has_ended
         return lease
 
@@ -156,8 +171,9 @@ class Flow:
         assert record is not None
         return record
 
-    def delay(self, attempt: int = 1) -> r.DelayRecord:
-        (found,) = (d for d in self.other.delays_of(self.uuid) if d.key == self.key(attempt))
+    def delay(self, attempt: int = 1, kind: str = EXECUTE) -> r.DelayRecord:
+        key = self.key(attempt, kind)
+        (found,) = (d for d in self.other.delays_of(self.uuid) if d.key == key)
         return found
 
     def stored_task(self) -> models.TaskDetail:
