@@ -39,6 +39,27 @@ class HangOnce(task.Task):
         return "ran again"
 
 
+class Begin(task.Task):
+    """Says that it has begun, and waits to be let go on."""
+
+    def execute(self, directory: str) -> None:
+        pathlib.Path(directory, "begun").touch()
+        while not pathlib.Path(directory, "go").exists():
+            time.sleep(0.01)
+
+    def revert(self, directory: str, **_: Any) -> None:
+        pathlib.Path(directory, "undone").touch()
+
+
+class GoOn(task.Task):
+    def execute(self, directory: str) -> None:
+        pathlib.Path(directory, "went on").touch()
+
+
+def goes_step_by_step() -> linear_flow.Flow:
+    return linear_flow.Flow("step-by-step").add(Begin("begin"), GoOn("go-on"))
+
+
 def one_wait() -> linear_flow.Flow:
     return linear_flow.Flow("one-wait").add(Ask("ask"), Note("note"))
 
