@@ -49,7 +49,7 @@ docs: $(EQUIPPED) $(INSTALLED) ## the documentation, in build/doc
 # The built package is tested, so the repository must not be on sys.path: hence the script and not `python -m pytest`.
 pytest: $(EQUIPPED) $(INSTALLED) ## the tests alone
 	tools/ensure-installed $(SERVERS)
-	LAZY_ENGINE_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
+	LAZY_ENGINE_TEST_INSTALLED=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(EQUIPPED) $(INSTALLED) ## the benchmarks
 	@for script in benchmarks/*.py; do \

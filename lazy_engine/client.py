@@ -433,26 +433,38 @@ class Client:
             board, that is for the caller to do.
         """
         wanting: list[str] = []
+        seen: set[str] = set()
         for _ in range(_SWEEP_PAGES):
-            page = self._ledger.due(_SWEEP_PAGE)
+            page = [uuid for uuid in self._ledger.due(_SWEEP_PAGE) if uuid not in seen]
+            seen.update(page)
             for flow_uuid in page:
-                tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
-                if tended is None:
-                    continue
-                for fired in tended.fired:
-                    if fired.is_alert:
-                        LOG.warning(
-                            "task '%s' of flow %s is overdue and waits on",
-                            fired.record.task_name,
-                            flow_uuid,
-                        )
-                if tended.wants_owner:
-                    wanting.append(flow_uuid)
-                    if self._board is not None:
-                        self._ring(tended.record)
-            if len(page) < _SWEEP_PAGE:
+                try:
+                    if self._tend(flow_uuid):
+                        wanting.append(flow_uuid)
+                except errors.StoreUnavailable:
+                    raise
+                except Exception:
+                    # One flow's trouble must not keep the others from being seen to.
+                    LOG.exception("flow %s is due and cannot be seen to", flow_uuid)
+            if not page:
                 break
         return wanting
+
+    def _tend(self, flow_uuid: str) -> bool:
+        """Do what is due for a flow; return whether it wants to be resumed."""
+        tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
+        if tended is None:
+            return False
+        for fired in tended.fired:
+            if fired.is_alert:
+                LOG.warning(
+                    "task '%s' of flow %s is overdue and waits on",
+                    fired.record.task_name,
+                    flow_uuid,
+                )
+        if tended.wants_owner and self._board is not None:
+            self._ring(tended.record)
+        return tended.wants_owner
 
     # -- helpers ----------------------------------------------------------
 

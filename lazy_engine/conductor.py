@@ -267,12 +267,14 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         except (errors.FlowBusy, errors.Fenced) as error:
             self._log.info("job %s: %s", job, error)
             return COOL
-        except (errors.FlowSuspended, errors.FlowCancelled, errors.FlowIncident) as error:
+        except (errors.FlowSuspended, errors.FlowIncident) as error:
             self._log.info("job %s: %s", job, error)
             return CONSUME
         except taskflow_exceptions.StorageFailure:
             self._log.warning("job %s: the store failed", job, exc_info=True)
             return COOL
+        except errors.FlowCancelled as error:
+            self._log.info("job %s: %s", job, error)
         except Exception as error:
             self._log.warning("job %s: its flow failed: %s", job, error)
         return self._fate(job, engine, details)

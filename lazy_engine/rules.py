@@ -31,6 +31,7 @@ from taskflow import states
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger.record import WISH_CANCEL, WISH_SUSPEND, DelayRecord, Ending, FlowRecord
 from lazy_engine.receipt import Disposition
+from lazy_engine.token import EXECUTE
 
 #: Lived states in which a flow is over.
 FINAL_STATES: Final = frozenset((states.SUCCESS, states.FAILURE, states.REVERTED))
@@ -86,6 +87,17 @@ def is_cancelled(flow: FlowRecord) -> bool:
     return flow.wish == WISH_CANCEL
 
 
+def takes_none(flow: FlowRecord, kind: str) -> bool:
+    """Whether no outcome can reach a delay of that kind any more.
+
+    A flow that was called off is reverted, and a ``revert`` may wait too: the
+    outside still answers those delays.
+
+    :param kind: ``execute`` or ``revert``.
+    """
+    return is_over(flow) or (is_cancelled(flow) and kind == EXECUTE)
+
+
 def is_rung(flow: FlowRecord, now: int) -> bool:
     """Whether a doorbell was asked for so recently that it must be under way."""
     return flow.rung_at is not None and now - flow.rung_at < RING_FRESH_SECONDS * 1e6
@@ -113,6 +125,43 @@ def ring(flow: FlowRecord, now: int) -> FlowRecord:
     return dataclasses.replace(
         flow, rung_at=now, rings=flow.rings + 1, check_at=now + int(fresh_seconds * 1e6)
     )
+
+
+def call(flow: FlowRecord, now: int, *, rings: bool) -> tuple[FlowRecord, bool]:
+    """Call for an owner, for something came that somebody must see to.
+
+    :param rings: whether the caller can post a doorbell.
+    :returns: the flow as it is to be written, and whether a doorbell is to be posted.
+    """
+    if rings:
+        return (ring(flow, now), True) if may_ring(flow, now) else (flow, False)
+    # Whoever runs flows by hand may well know how to make one without a factory.
+    is_missed = may_ring(dataclasses.replace(flow, has_factory=True), now)
+    return (leave_to_watchdog(flow, now) if is_missed else flow), False
+
+
+def unring(flow: FlowRecord, now: int) -> FlowRecord:
+    """Return a flow whose doorbell could not be posted after all.
+
+    It does not count among those that nobody answered: when the board is back
+    after a long time, the next one must not wait for an hour.
+    """
+    if flow.rung_at is None:  # somebody has taken the lease since
+        return flow
+    quiet = dataclasses.replace(flow, rung_at=None, rings=max(0, flow.rings - 1))
+    return leave_to_watchdog(quiet, now)
+
+
+def released(flow: FlowRecord, now: int) -> FlowRecord:
+    """Return a flow whose owner gave it up in the middle.
+
+    Whoever does so should see to it; should it not, the watchdog does, the
+    less often the more often the flow could not be run.
+    """
+    failures = flow.incident["count"] if flow.incident else 0
+    pause_seconds = min(LONGEST_RING_SECONDS, RING_FRESH_SECONDS * 2.0 ** min(failures, 16))
+    check_at = now + int(pause_seconds * 1e6)
+    return dataclasses.replace(flow, owner=None, lease_expires_at=None, check_at=check_at)
 
 
 def leave_to_watchdog(flow: FlowRecord, now: int) -> FlowRecord:
@@ -149,9 +198,11 @@ def parked(flow: FlowRecord, ending: Ending, now: int, *, has_arrivals: bool) ->
         state=ending.state,
         ended_at=now if ending.is_final else None,
     )
-    # Nobody but a new owner can revert what is to be called off, or absorb what
-    # came while this one lived, for which nobody rang.
-    wants_owner = is_cancelled(flow) or (has_arrivals and not is_suspended(flow))
+    # One that was interrupted in being called off can be reverted by nobody but a
+    # new owner (one that is DELAYED has been, as far as its compensations allow);
+    # nor can anybody else absorb what came while this one lived, and nobody rang.
+    is_interrupted = is_cancelled(flow) and ending.state == states.SUSPENDED
+    wants_owner = is_interrupted or (has_arrivals and not is_suspended(flow))
     return leave_to_watchdog(after, now) if wants_owner and not ending.is_final else after
 
 
@@ -191,16 +242,17 @@ def attempt_is_over(
 
 
 def judge(
-    delay: DelayRecord | None, *, digest: str, flow_is_over: bool, attempt_is_over: bool
+    delay: DelayRecord | None, *, digest: str, takes_none: bool, attempt_is_over: bool
 ) -> Disposition:
     """Say what becomes of an outcome with that digest, in order of precedence.
 
     :param delay: the delay's record, or ``None`` if there is none (yet).
+    :param takes_none: what :func:`takes_none` says of its flow.
     :param attempt_is_over: counts only where there is no record.
     """
     if delay is not None and delay.outcome is not None and delay.outcome.digest == digest:
         return Disposition.DUPLICATE
-    if flow_is_over or (delay is not None and delay.closed_at is not None):
+    if takes_none or (delay is not None and delay.closed_at is not None):
         return Disposition.LATE
     if delay is None:
         return Disposition.LATE if attempt_is_over else Disposition.EARLY

@@ -84,8 +84,8 @@ class Timers:
     @property
     def due_at(self) -> int | None:
         """The earliest of them."""
-        set_ones = [at for at in (self.timeout_at, self.heartbeat_at, self.probe_at) if at]
-        return min(set_ones, default=None)
+        instants = (self.timeout_at, self.heartbeat_at, self.probe_at)
+        return min((at for at in instants if at is not None), default=None)
 
 
 NO_TIMERS: Final = Timers()
@@ -158,7 +158,7 @@ def fire(record: DelayRecord, now: int, *, delivery_id: str) -> Fired | None:
         # Looked at again should the wake get lost; the probe stays due.
         later = now + int(PROBE_RING_SECONDS * 1e6)
         rest = dataclasses.replace(timers, probe_at=None).due_at
-        changed = dataclasses.replace(record, due_at=min(later, rest) if rest else later)
+        changed = dataclasses.replace(record, due_at=later if rest is None else min(later, rest))
         return Fired(record=changed, wants_probe=True)
     if terms.on_timeout == ALERT:
         muted = dataclasses.replace(

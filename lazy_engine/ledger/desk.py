@@ -103,7 +103,7 @@ class Desk:
         disposition = rules.judge(
             delay,
             digest=delivery.outcome.digest,
-            flow_is_over=rules.is_over(self.flow) or rules.is_cancelled(self.flow),
+            takes_none=rules.takes_none(self.flow, key.kind),
             attempt_is_over=not may_still_open(key, atom),
         )
         if (

@@ -281,12 +281,7 @@ class MemoryLedger(MemoryWatch):
         with self._lock:
             record = self._flows.get(lease.flow_uuid)
             if record is not None and (record.epoch, record.owner) == (lease.epoch, lease.owner):
-                given_up = dataclasses.replace(
-                    record, owner=None, lease_expires_at=None, check_at=None
-                )
-                # Whoever gives a flow up in the middle should see to it;
-                # should it not, the watchdog does.
-                self._flows[lease.flow_uuid] = rules.leave_to_watchdog(given_up, self.now())
+                self._flows[lease.flow_uuid] = rules.released(record, self.now())
 
     # -- delivering -------------------------------------------------------
 
@@ -305,25 +300,26 @@ class MemoryLedger(MemoryWatch):
             items = [desk.receive(delivery) for delivery in deliveries]
             delays.update(desk.arrived)
             delays.update(desk.late)
-            may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-            after = dataclasses.replace(
-                record, arrival_number=record.arrival_number + len(deliveries)
-            )
-            if may_ring:
-                after = rules.ring(after, now) if rings else rules.leave_to_watchdog(after, now)
+            arrival_number = record.arrival_number + len(deliveries)
+            after, must_ring = dataclasses.replace(desk.flow, arrival_number=arrival_number), False
+            if desk.calls_for_owner:
+                after, must_ring = rules.call(after, now, rings=rings)
             self._flows[flow_uuid] = after
             return r.DeliveredToFlow(
                 items=items,
                 record=record,
                 has_owner=rules.has_owner(record, now),
-                must_ring=may_ring and rings,
+                must_ring=must_ring,
                 is_rung=rules.is_rung(record, now),
             )
 
     # -- wishes, incidents and jobs ---------------------------------------
 
     def unring(self, flow_uuid: str) -> None:
-        self._set(flow_uuid, rung_at=None)
+        with self._lock:
+            record = self._flows.get(flow_uuid)
+            if record is not None:
+                self._flows[flow_uuid] = rules.unring(record, self.now())
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         with self._lock:
@@ -384,7 +380,10 @@ class MemoryLedger(MemoryWatch):
                 and page.task_name in (None, delay.task_name)
                 and (
                     page.due_before is None
-                    or (delay.timers.timeout_at or page.due_before) < page.due_before
+                    or (
+                        delay.timers.timeout_at is not None
+                        and delay.timers.timeout_at < page.due_before
+                    )
                 )
                 and (page.after is None or r.place_of(delay) > page.after)
             ]

@@ -68,7 +68,7 @@ class MemoryWatch(MemoryBook):
             record = self._flows.get(key.flow_uuid)
             if record is None:
                 return None
-            if rules.is_over(record) or rules.is_cancelled(record):
+            if rules.takes_none(record, key.kind):
                 return r.Beat(is_wanted=False)
             delay = self._delays.get(key.flow_uuid, {}).get(key)
             detail = self.detail(key.flow_uuid)
@@ -84,12 +84,13 @@ class MemoryWatch(MemoryBook):
                 progress_text=delay.progress_text if details_text is None else details_text,
             )
             self._delays[key.flow_uuid][key] = beaten
-            if progress is not None and record.owner is None and atom is not None:
-                # Nobody has the details in memory whose next commit this
-                # could undo; whoever parked it last must read them anew.
+            if progress is not None and atom is not None:
+                # An owner leaves the atom alone for as long as it waits.
                 atom.meta = {**atom.meta, **beaten.progress_meta()}
                 with self._connection() as connection:
                     connection.update_atom_details(separate(atom))
+            if progress is not None and record.owner is None:
+                # Whoever parked the flow last must read the details anew.
                 self._set(key.flow_uuid, epoch=record.epoch + 1)
             return r.Beat(is_wanted=True)
 
@@ -104,9 +105,7 @@ class MemoryWatch(MemoryBook):
             after = dataclasses.replace(
                 record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
             )
-            must_ring = rules.may_ring(after, now)
-            if must_ring:
-                after = rules.ring(after, now) if rings else rules.leave_to_watchdog(after, now)
+            after, must_ring = rules.call(after, now, rings=rings)
             delays = self._delays.get(flow_uuid, {})
             for key, delay in delays.items():
                 if key.kind == EXECUTE and delay.is_open:
@@ -114,4 +113,4 @@ class MemoryWatch(MemoryBook):
                         delay, closed_at=now, close_reason=r.CLOSED_CANCELLED
                     )
             self._flows[flow_uuid] = after
-            return r.Cancelled(record=after, is_new=True, must_ring=must_ring and rings)
+            return r.Cancelled(record=after, is_new=True, must_ring=must_ring)

@@ -55,19 +55,24 @@ class SqlDelivery(SqlBook):
         desk.put_atoms(self._details.atom_states(connection, unseen))
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
-        may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-        if may_ring:
-            after = rules.ring(record, now) if rings else rules.leave_to_watchdog(record, now)
+        must_ring = False
+        if desk.calls_for_owner:
+            after, must_ring = rules.call(desk.flow, now, rings=rings)
             self._change(connection, record, after)
-            noted.append(now)
+            if must_ring:
+                noted.append(now)
         return r.DeliveredToFlow(
             items=items,
             record=record,
             has_owner=rules.has_owner(record, now),
-            must_ring=may_ring and rings,
+            must_ring=must_ring,
             is_rung=rules.is_rung(record, now),
         )
 
     def unring(self, flow_uuid: str) -> None:
-        # The watchdog tries again, for the caller may not.
-        self._set(flow_uuid, rung_at=None)
+        def work(connection: sa.Connection) -> None:
+            record, now = self._lock(connection, flow_uuid)
+            if record is not None:
+                self._change(connection, record, rules.unring(record, now))
+
+        self._transactor.write(work)

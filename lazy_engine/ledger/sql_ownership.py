@@ -128,12 +128,14 @@ class SqlOwnership(SqlBook):
                 flow_uuid=request.flow_uuid,
             )
         now = self._now_in(connection)
+        expires_at = now + sql_row.micros(request.seconds)
         record = r.FlowRecord(
             flow_uuid=request.flow_uuid,
             flow_name=request.newcomer.flow_name,
             epoch=1,
             owner=request.owner,
-            lease_expires_at=now + sql_row.micros(request.seconds),
+            lease_expires_at=expires_at,
+            check_at=expires_at,
             state="RUNNING",
             key_id=request.newcomer.key_id,
             has_factory=request.newcomer.has_factory,
@@ -309,24 +311,12 @@ class SqlOwnership(SqlBook):
         return self._transactor.write(work)
 
     def release(self, lease: r.Lease) -> None:
-        flows = self._flows
-        self._transactor.write(
-            lambda connection: connection.execute(
-                sa.update(flows)
-                .where(
-                    flows.c.flow_uuid == lease.flow_uuid,
-                    flows.c.epoch == lease.epoch,
-                    flows.c.owner == lease.owner,
-                )
-                .values(
-                    owner=None,
-                    lease_expires_at=None,
-                    # Whoever gives a flow up in the middle should see to it;
-                    # should it not, the watchdog does.
-                    check_at=self._clock() + sql_row.micros(rules.RING_FRESH_SECONDS),
-                )
-            )
-        )
+        def work(connection: sa.Connection) -> None:
+            record, now = self._lock(connection, lease.flow_uuid)
+            if record is not None and (record.epoch, record.owner) == (lease.epoch, lease.owner):
+                self._change(connection, record, rules.released(record, now))
+
+        self._transactor.write(work)
 
 
 def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:

@@ -132,6 +132,8 @@ def _create_in(
     if found is None:
         connection.execute(sa.insert(facts), {"name": "schema_version", "value": str(VERSION)})
     elif found < VERSION:
+        if found < 2:
+            _have_all_looked_at(connection, tables)
         connection.execute(
             sa.update(facts).where(facts.c.name == "schema_version").values(value=str(VERSION))
         )
@@ -197,6 +199,33 @@ def _widen(connection: sa.Connection, existing: sa.Inspector, tables: Tables) ->
         if narrow:
             steps = ", ".join(f"MODIFY {name} LONGTEXT" for name in narrow)
             connection.execute(sa.text(f"ALTER TABLE {table.name} {steps}"))
+
+
+def _have_all_looked_at(connection: sa.Connection, tables: Tables) -> None:
+    """Have the watchdog look at every flow that may want an owner.
+
+    Version 1 did not note when that should be.
+    """
+    flows, delays = tables.flows, tables.delays
+    has_news = (
+        sa.select(delays.c.flow_uuid)
+        .where(
+            delays.c.flow_uuid == flows.c.flow_uuid,
+            delays.c.outcome_kind.is_not(None),
+            delays.c.absorbed_at.is_(None),
+            delays.c.closed_at.is_(None),
+        )
+        .exists()
+    )
+    connection.execute(
+        sa.update(flows)
+        .where(
+            flows.c.check_at.is_(None),
+            flows.c.ended_at.is_(None),
+            sa.or_(flows.c.owner.is_not(None), flows.c.rung_at.is_not(None), has_news),
+        )
+        .values(check_at=flows.c.changed_at)
+    )
 
 
 def _can(connection: sa.Connection) -> bool:

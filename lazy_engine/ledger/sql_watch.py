@@ -67,7 +67,7 @@ class SqlWatch(SqlBook):
             record, now = self._lock(connection, key.flow_uuid)
             if record is None:
                 return None
-            if rules.is_over(record) or rules.is_cancelled(record):
+            if rules.takes_none(record, key.kind):
                 return r.Beat(is_wanted=False)
             found = self._delays.find(connection, [key])
             if not found:
@@ -82,13 +82,13 @@ class SqlWatch(SqlBook):
                 progress_text=delay.progress_text if details_text is None else details_text,
             )
             self._delays.write(connection, [beaten])
-            if progress is not None and record.owner is None:
-                # Nobody has the details in memory whose next commit this
-                # could undo; whoever parked it last must read them anew.
+            if progress is not None:
+                # An owner leaves the atom alone for as long as it waits.
                 self._details.write_progress(connection, key.atom_uuid, beaten)
-                self._change(
-                    connection, record, dataclasses.replace(record, epoch=record.epoch + 1)
-                )
+            if progress is not None and record.owner is None:
+                # Whoever parked the flow last must read the details anew.
+                raised = dataclasses.replace(record, epoch=record.epoch + 1)
+                self._change(connection, record, raised)
             return r.Beat(is_wanted=True)
 
         return self._transactor.write(work)
@@ -103,11 +103,9 @@ class SqlWatch(SqlBook):
             after = dataclasses.replace(
                 record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
             )
-            must_ring = rules.may_ring(after, now)
-            if must_ring:
-                after = rules.ring(after, now) if rings else rules.leave_to_watchdog(after, now)
+            after, must_ring = rules.call(after, now, rings=rings)
             self._delays.cancel_open(connection, flow_uuid, now)
             self._change(connection, record, after)
-            return r.Cancelled(record=after, is_new=True, must_ring=must_ring and rings)
+            return r.Cancelled(record=after, is_new=True, must_ring=must_ring)
 
         return self._transactor.write(work)

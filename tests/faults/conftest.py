@@ -9,33 +9,36 @@ import pytest
 
 from lazy_engine.testing import CrashReport
 
+_PROPERTY = "crash points"
+
 
 class Tally:
-    """How many crash points were tried on each store."""
+    """Notes, in a test's own report, what was tried on each store; reports come from every worker."""
 
-    def __init__(self) -> None:
-        self.points: Counter[str] = Counter()
-        self.lives: Counter[str] = Counter()
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
 
     def add(self, store: str, report: CrashReport) -> None:
         assert report.points, "a scenario without a durable write proves nothing"
-        self.points[store] += len(report.points) - len(report.unreached)
-        self.lives[store] += report.lives
-
-
-_TALLY = pytest.StashKey[Tally]()
+        tried = len(report.points) - len(report.unreached)
+        self._item.user_properties.append((_PROPERTY, (store, tried, report.lives)))
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
-    return request.config.stash.setdefault(_TALLY, Tally())
+    return Tally(request.node)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    tally = config.stash.get(_TALLY, None)
-    if tally is not None:
-        terminalreporter.section("crash points")
-        for store, points in sorted(tally.points.items()):
-            terminalreporter.line(f"{store}: {points} tried, in {tally.lives[store]} processes")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    points: Counter[str] = Counter()
+    lives: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == _PROPERTY:
+                store, tried, lived = value
+                points[store] += tried
+                lives[store] += lived
+    if points:
+        terminalreporter.section(_PROPERTY)
+        for store, tried in sorted(points.items()):
+            terminalreporter.line(f"{store}: {tried} tried, in {lives[store]} processes")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lazy_engine import Client
 from tests.integration.parked import World, opened, park
+from tests.integration.timed import Timed
 from tests.servers import PostgreSQL
 
 
@@ -42,6 +44,14 @@ def world(backend: Any) -> World:
 def json_world(backend: Any) -> World:
     """A parked flow in a store that needs JSON: ``sqlite`` and ``postgresql``."""
     return park(backend)
+
+
+@pytest.fixture
+def timed(backend: Any) -> Iterator[Timed]:
+    """A store whose clock the test moves: ``memory``, ``sqlite`` and ``postgresql``."""
+    made = Timed(Client(backend), [])
+    yield made
+    made.ledger.clock_offset_seconds = 0.0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -31,7 +31,7 @@ def delay(digest: str | None = None, **values: Any) -> DelayRecord:
 
 
 def judge(found: DelayRecord | None, *, is_over: bool = False, attempt_over: bool = False) -> Any:
-    return rules.judge(found, digest="this", flow_is_over=is_over, attempt_is_over=attempt_over)
+    return rules.judge(found, digest="this", takes_none=is_over, attempt_is_over=attempt_over)
 
 
 @pytest.mark.parametrize(
