@@ -151,6 +151,7 @@ def submit(client: Client, directory: str, count: int) -> list[str]:
 def test_whoever_comes_first_every_outcome_is_applied_once(
     config: dict[str, Any], racing: list[Any]
 ) -> None:
+    print(f"the racers' seed: {config['seed']}")  # the timing of processes is not in anybody's hand
     with racers.racer(len(_RACERS), config) as me:
         uuids = submit(me.client, config["directory"], _FLOWS)
         ends = collections.Counter(
