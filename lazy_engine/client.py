@@ -16,7 +16,19 @@ from taskflow import states
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import address, doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import (
+    address,
+    doorbell,
+    errors,
+    host,
+    ledger,
+    look,
+    outcome,
+    rules,
+    shape,
+    token,
+    view,
+)
 from lazy_engine import factory as factory_module
 from lazy_engine.delay import DELAYED, encode_details
 from lazy_engine.ledger import record as r
@@ -318,7 +330,19 @@ class Client:
             created_at=view.instant(record.created_at),
             changed_at=view.instant(record.changed_at),
             ended_at=view.instant(record.ended_at) if record.ended_at else None,
+            drift=view.noted_drift(detail.meta),
         )
+
+    def drift(self, flow_uuid: str, flow: Any = None) -> shape.Drift:
+        """Say how a flow's code has changed since it last ran; runs and writes nothing.
+
+        Whether the next resume would go on is whether ``drift.harmful`` is empty.
+
+        :param flow: the flow itself, for one without a factory.
+        :raises UnknownFlow: no such flow.
+        :raises FlowIncident: its code cannot be loaded or compiled.
+        """
+        return look.drift(self._ledger, flow_uuid, flow)
 
     def wait(self, flow_uuid: str, *, timeout_seconds: float | None = None) -> str:
         """Wait until a flow has ended; return its state, ended or not.

@@ -39,6 +39,17 @@ def remember(
     return flow
 
 
+def make(detail: models.FlowDetail) -> Any:
+    """Make the flow of a stored flow detail; what goes wrong is raised as it is.
+
+    :raises LookupError: it was stored without a factory.
+    """
+    made_by = (detail.meta or {}).get("factory")
+    if made_by is None:
+        raise LookupError("it has no factory that could make it")
+    return _make(made_by["name"], made_by.get("args") or (), made_by.get("kwargs") or {})
+
+
 def make_stored(detail: models.FlowDetail, ledger: Ledger) -> Any:
     """Make the flow of a stored flow detail.
 
@@ -53,7 +64,7 @@ def make_stored(detail: models.FlowDetail, ledger: Ledger) -> Any:
         )
         raise _incident(detail.uuid, "no factory", message, ledger)
     try:
-        return _make(made_by["name"], made_by.get("args") or (), made_by.get("kwargs") or {})
+        return make(detail)
     except Exception as error:
         message = (
             f"{lead} cannot be made by its factory {made_by.get('name')!r}:"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lazy_engine import errors
+from lazy_engine import errors, shape
 from lazy_engine.ledger import record as r
 from lazy_engine.token import DelayKey
 
@@ -74,6 +74,20 @@ class Incident:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NotedDrift:
+    """Changes of a flow's code that a resume found and went on with.
+
+    :ivar noted_at: when it did.
+    :ivar changes: in words, at most a hundred.
+    :ivar count: how many there were.
+    """
+
+    noted_at: datetime.datetime
+    changes: Sequence[str]
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowView:
     """A flow at one moment.
 
@@ -87,6 +101,8 @@ class FlowView:
     :ivar owner: who runs it, or ``None``.
     :ivar is_cancelled: somebody asked for it to be called off.
     :ivar wish_reason: why it was suspended or cancelled, or ``None``.
+    :ivar drift: how its code had changed when it was last resumed by other
+        code than before, or ``None``.
     """
 
     uuid: str
@@ -104,6 +120,7 @@ class FlowView:
     created_at: datetime.datetime
     changed_at: datetime.datetime
     ended_at: datetime.datetime | None
+    drift: NotedDrift | None = None
 
 
 def instant(micros: int) -> datetime.datetime:
@@ -158,6 +175,18 @@ def incident(stored: Mapping[str, Any] | None) -> Incident | None:
         message=stored["message"],
         first_at=instant(stored["first_at"]),
         last_at=instant(stored["last_at"]),
+        count=stored["count"],
+    )
+
+
+def noted_drift(meta: Mapping[str, Any] | None) -> NotedDrift | None:
+    """Return what a flow detail's meta says of changes of its code."""
+    stored = (meta or {}).get(shape.META_DRIFT)
+    if stored is None:
+        return None
+    return NotedDrift(
+        noted_at=instant(stored["at"]),
+        changes=[str(shape.Change(**change)) for change in stored["changes"]],
         count=stored["count"],
     )
 

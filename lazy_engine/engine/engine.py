@@ -17,7 +17,7 @@ from taskflow import states
 
 from lazy_engine import errors, host, rules
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import machine
+from lazy_engine.engine import fit, machine
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
 from lazy_engine.engine.ownership import Ownership, ask
@@ -290,6 +290,10 @@ class LazyEngine(host.HostEngine):
         )
         try:
             self._get_ready(answer)
+        except errors.FlowIncident as error:
+            ledger.note_incident(self.storage.flow_uuid, error.kind, str(error))
+            owned.end()
+            raise
         except BaseException:
             owned.end()
             raise
@@ -311,11 +315,10 @@ class LazyEngine(host.HostEngine):
             storage.start_over(taken.detail)
             self.ensure_atoms()
             storage.inject_again()
-        gone = [name for name in storage.delayed_tasks() if not runtime.has_atom(name)]
-        if gone:
-            self._report_gone(gone)
         is_rerun = storage.get_flow_state() == states.REVERTED
-        if self._reset_asked or is_rerun:
+        starts_over = self._reset_asked or is_rerun
+        fit.ensure(storage, runtime.shape, starts_over=starts_over)
+        if starts_over:
             if storage.get_flow_state() != states.PENDING:
                 super().reset()
             self._reset_asked = False
@@ -328,14 +331,6 @@ class LazyEngine(host.HostEngine):
             for record in taken.arrivals
             if record.opened_at is None
         }
-
-    def _report_gone(self, names: list[str]) -> None:
-        message = (
-            f"flow {self.storage.flow_uuid} waits in task(s) {', '.join(map(repr, names))},"
-            " which the flow's code no longer has: put them back (same name), then resume"
-        )
-        self.storage.ledger.note_incident(self.storage.flow_uuid, "task gone", message)
-        raise errors.FlowIncident(message, flow_uuid=self.storage.flow_uuid)
 
 
 class _started:

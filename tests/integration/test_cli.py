@@ -280,6 +280,35 @@ def test_show_names_tasks_that_the_code_no_longer_has(
     assert "two" in text
 
 
+def test_drift_is_previewed_without_running_anything(
+    run: Run, parked: str, tmp_path: pathlib.Path
+) -> None:
+    assert run("show", parked, "--drift").stdout == "the code has not changed\n"
+    (tmp_path / "flows.py").write_text(FLOWS.replace('last="last"', 'last="other"'))
+    text = run("show", parked, "--drift").stdout
+    assert "allowed: 'other' is added" in text
+    assert "allowed: 'last' (PENDING) is gone" in text
+    assert shown(run, parked)["drift"] is None
+    (tmp_path / "flows.py").write_text(FLOWS.replace('Ask("two")', 'Ask("three")'))
+    answer = run("show", parked, "--drift", "--json", exits=ExitCode.INCIDENT)
+    document = json.loads(answer.stdout)
+    assert document["can_resume"] is False
+    harmful = [change for change in document["changes"] if change["is_harmful"]]
+    assert [(change["what"], change["name"]) for change in harmful] == [("gone", "two")]
+    assert shown(run, parked)["incident"] is None
+    run("resume", parked, exits=ExitCode.INCIDENT)
+    assert "'two' (DELAYED) is gone" in run("show", parked).stdout
+
+
+def test_code_that_changed_where_it_may_is_shown_with_the_flow(
+    run: Run, parked: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "flows.py").write_text(FLOWS.replace('last="last"', 'last="other"'))
+    run("resume", parked)
+    assert run("show", parked).stdout.startswith("resumed by changed code ")
+    assert shown(run, parked)["drift"]["count"] == 2
+
+
 def test_incident_comes_first_and_has_its_own_code(
     run: Run, parked: str, tmp_path: pathlib.Path
 ) -> None:
