@@ -24,6 +24,7 @@ from lazy_engine import (
     ledger,
     look,
     outcome,
+    report,
     rules,
     shape,
     token,
@@ -300,7 +301,12 @@ class Client:
 
         :raises UnknownFlow: no such flow.
         """
-        detail = self._ledger.detail(flow_uuid)
+        try:
+            detail = self._ledger.detail(flow_uuid)
+        except errors.FlowIncident as error:
+            # Whoever looks wants to see that, and what can still be seen.
+            LOG.warning("%s", error)
+            detail = models.FlowDetail("", flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         record = self._ledger.flow(flow_uuid) or r.FlowRecord(
@@ -332,6 +338,32 @@ class Client:
             ended_at=view.instant(record.ended_at) if record.ended_at else None,
             drift=view.noted_drift(detail.meta),
         )
+
+    def flows(
+        self,
+        *,
+        state: str | None = None,
+        incidents: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[view.FlowSummary]:
+        """List flows: those with incidents first, then the newest.
+
+        :param state: only those in this state, as it is lived.
+        :param incidents: only those with an incident.
+        :param after: ``place`` of the last flow of the page before.
+        :param limit: 1 to 1000.
+        """
+        if not 1 <= limit <= 1000:
+            raise ValueError(f"limit must be between 1 and 1000, not {limit}")
+        page = r.FlowPage(
+            state=state,
+            only_incidents=incidents,
+            after=view.read_flow_place(after) if after else None,
+            limit=limit,
+        )
+        now = self._ledger.now()
+        return [view.flow_summary(record, now) for record in self._ledger.flows(page)]
 
     def drift(self, flow_uuid: str, flow: Any = None) -> shape.Drift:
         """Say how a flow's code has changed since it last ran; runs and writes nothing.
@@ -373,7 +405,7 @@ class Client:
         :raises UnknownFlow: no such flow.
         :raises FlowIncident: its code cannot be loaded or does not fit.
         """
-        detail = self._ledger.detail(flow_uuid)
+        detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)
@@ -389,6 +421,12 @@ class Client:
         except Exception as error:
             # The failures of tasks are the flow's own affair, and recorded.
             return self._end_state(flow_uuid, error)
+
+    def _readable_detail(self, flow_uuid: str) -> models.FlowDetail | None:
+        try:
+            return self._ledger.detail(flow_uuid)
+        except errors.FlowIncident as error:
+            raise report.write(self._ledger, flow_uuid, error.kind, str(error), error) from error
 
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
@@ -489,11 +527,7 @@ class Client:
     def _lived_state(self, record: r.FlowRecord) -> str:
         if rules.is_over(record):
             return record.state
-        if rules.has_owner(record, self._ledger.now()):
-            return str(states.RUNNING)
-        if rules.is_suspended(record):
-            return str(states.SUSPENDED)
-        return record.state
+        return rules.lived_state(record, self._ledger.now())
 
 
 def open_backend(persistence: Any) -> Any:

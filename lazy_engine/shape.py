@@ -140,8 +140,8 @@ class StoredAtom:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it is finished, at work, or waiting."""
-        return self.state not in (states.PENDING, states.IGNORE)
+        """Whether it is finished, at work, or waiting; what was reverted is as if it never ran."""
+        return self.state not in (states.PENDING, states.IGNORE, states.REVERTED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,13 @@ class Tree:
         since = age((self._now - found.first_at).total_seconds())
         text = f"INCIDENT ({found.kind}, seen {found.count} times, first {since} ago): "
         yield self._output.style(text + printable(found.message), "bad")
-        yield f"  nothing is lost: mend it, then 'lazy-engine resume {self._flow.uuid}'"
+        when = "it is not tried again by itself"
+        if found.next_try_at is not None:
+            left = (found.next_try_at - self._now).total_seconds()
+            when = (
+                f"it is tried again in {age(left)}" if left > 0 else "it is due to be tried again"
+            )
+        yield f"  nothing is lost, and {when}: mend it, then 'lazy-engine resume {self._flow.uuid}'"
 
     def _drift(self) -> Iterator[str]:
         found = self._flow.drift

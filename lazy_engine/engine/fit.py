@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any
 
-from lazy_engine import errors, shape
+from lazy_engine import errors, incident, shape
 from lazy_engine.engine.storage import LazyStorage
 
 LOG = logging.getLogger(__name__)
-
-CODE_CHANGED: Final = "code changed"
 
 
 def ensure(storage: LazyStorage, found: shape.Shape, *, starts_over: bool) -> None:
@@ -32,7 +30,7 @@ def ensure(storage: LazyStorage, found: shape.Shape, *, starts_over: bool) -> No
             f"flow {storage.flow_uuid} cannot be resumed by this code:"
             f" {shape.sentence(drift.harmful)}; give finished and waiting tasks their places"
             " back, then resume",
-            kind=CODE_CHANGED,
+            kind=incident.CODE_CHANGED,
             flow_uuid=storage.flow_uuid,
         )
     note: dict[str, Any] = {}

@@ -126,9 +126,14 @@ def test_what_has_not_begun_may_change_at_will() -> None:
     }
 
 
-@pytest.mark.parametrize("state", [states.SUCCESS, DELAYED, states.RUNNING, states.REVERTED])
+@pytest.mark.parametrize("state", [states.SUCCESS, DELAYED, states.RUNNING, states.FAILURE])
 def test_what_has_begun_must_not_be_gone(state: str) -> None:
     assert changes(line("a"), stored(line("a", "b"), "b", state)) == {(GONE, "b", True)}
+
+
+@pytest.mark.parametrize("state", [states.PENDING, states.IGNORE, states.REVERTED])
+def test_what_left_no_traces_may_be_gone(state: str) -> None:
+    assert changes(line("a"), stored(line("a", "b"), "b", state)) == {(GONE, "b", False)}
 
 
 def test_nothing_may_be_added_before_what_has_begun() -> None:
