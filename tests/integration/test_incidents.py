@@ -22,7 +22,7 @@ from taskflow.jobs import backends as jobboards
 from taskflow.persistence import models
 from taskflow.utils import persistence_utils
 
-from lazy_engine import DELAYED, Client, FlowIncident, errors, ledger
+from lazy_engine import DELAYED, Client, FlowIncident, errors, incident, ledger
 from tests.integration.parked import World, park
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
@@ -204,6 +204,64 @@ def test_no_conductor_consumes_the_only_way_back(
     assert client.resume(world.flow_uuid) == states.SUCCESS
 
 
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql"], indirect=True)
+def test_watchdog_has_a_flow_tried_again_when_that_is_due_and_not_before(
+    backend: Any, release: Release
+) -> None:
+    world = answered(backend, release)
+    mend = change_code(world, release)
+    pause = 10
+    for _ in range(3):
+        with pytest.raises(FlowIncident):
+            world.client.resume(world.flow_uuid)
+        world.ledger.clock_offset_seconds += pause / 2
+        assert world.flow_uuid not in world.client.sweep()
+        world.ledger.clock_offset_seconds += pause / 2
+        assert world.flow_uuid in world.client.sweep()
+        pause *= 2
+    mend()
+    assert world.client.resume(world.flow_uuid) == states.SUCCESS
+    world.ledger.clock_offset_seconds += 10_000
+    assert world.flow_uuid not in world.client.sweep()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_flow_that_was_tried_often_enough_is_left_for_a_person(
+    backend: Any, release: Release
+) -> None:
+    world = answered(backend, release)
+    mend = change_code(world, release)
+    for _ in range(incident.MOST_TRIES):
+        with pytest.raises(FlowIncident):
+            world.client.resume(world.flow_uuid)
+    seen = world.client.flow(world.flow_uuid).incident
+    assert seen is not None
+    assert (seen.count, seen.next_try_at) == (incident.MOST_TRIES, None)
+    world.ledger.clock_offset_seconds += 1_000_000
+    assert world.client.sweep() == []
+    mend()
+    assert world.client.resume(world.flow_uuid) == states.SUCCESS
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_flow_whose_job_was_consumed_is_run_once_its_code_is_mended(
+    backend: Any, release: Release, board: Any
+) -> None:
+    """No person has to do anything but mend the code."""
+    world = park(backend, release(GOOD))
+    client = Client(backend, board)
+    client.complete(world.token, "answer")
+    release("raise RuntimeError('broken release')")
+    assert conduct("lazy", board, backend) == ["job_consumed"]
+    assert board.job_count == 0
+    release(GOOD)
+    world.ledger.clock_offset_seconds += 11
+    assert client.sweep() == [world.flow_uuid]
+    wait_until(lambda: board.job_count == 1)
+    assert conduct("lazy", board, backend) == ["job_consumed"]
+    assert client.flow(world.flow_uuid).state == states.SUCCESS
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_stock_conductor_that_trashes_a_doorbell_leaves_the_ring_noted(
     backend: Any, release: Release, board: Any
@@ -223,6 +281,8 @@ def test_stock_conductor_that_trashes_a_doorbell_leaves_the_ring_noted(
     assert record.rung_at is not None
     assert (record.state, record.open_delays) == (DELAYED, 1)
     release(GOOD)
+    world.ledger.clock_offset_seconds += 61
+    assert client.sweep() == [world.flow_uuid], "the ring that nobody answered is repeated"
     assert client.resume(world.flow_uuid) == states.SUCCESS
 
 
