@@ -16,7 +16,20 @@ from taskflow import states
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import address, doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import (
+    address,
+    doorbell,
+    errors,
+    host,
+    ledger,
+    look,
+    outcome,
+    report,
+    rules,
+    shape,
+    token,
+    view,
+)
 from lazy_engine import factory as factory_module
 from lazy_engine.delay import DELAYED, encode_details
 from lazy_engine.ledger import record as r
@@ -288,7 +301,12 @@ class Client:
 
         :raises UnknownFlow: no such flow.
         """
-        detail = self._ledger.detail(flow_uuid)
+        try:
+            detail = self._ledger.detail(flow_uuid)
+        except errors.FlowIncident as error:
+            # Whoever looks wants to see that, and what can still be seen.
+            LOG.warning("%s", error)
+            detail = models.FlowDetail("", flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         record = self._ledger.flow(flow_uuid) or r.FlowRecord(
@@ -318,7 +336,45 @@ class Client:
             created_at=view.instant(record.created_at),
             changed_at=view.instant(record.changed_at),
             ended_at=view.instant(record.ended_at) if record.ended_at else None,
+            drift=view.noted_drift(detail.meta),
         )
+
+    def flows(
+        self,
+        *,
+        state: str | None = None,
+        incidents: bool = False,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[view.FlowSummary]:
+        """List flows: those with incidents first, then the newest.
+
+        :param state: only those in this state, as it is lived.
+        :param incidents: only those with an incident.
+        :param after: ``place`` of the last flow of the page before.
+        :param limit: 1 to 1000.
+        """
+        if not 1 <= limit <= 1000:
+            raise ValueError(f"limit must be between 1 and 1000, not {limit}")
+        page = r.FlowPage(
+            state=state,
+            only_incidents=incidents,
+            after=view.read_flow_place(after) if after else None,
+            limit=limit,
+        )
+        now = self._ledger.now()
+        return [view.flow_summary(record, now) for record in self._ledger.flows(page)]
+
+    def drift(self, flow_uuid: str, flow: Any = None) -> shape.Drift:
+        """Say how a flow's code has changed since it last ran; runs and writes nothing.
+
+        Whether the next resume would go on is whether ``drift.harmful`` is empty.
+
+        :param flow: the flow itself, for one without a factory.
+        :raises UnknownFlow: no such flow.
+        :raises FlowIncident: its code cannot be loaded or compiled.
+        """
+        return look.drift(self._ledger, flow_uuid, flow)
 
     def wait(self, flow_uuid: str, *, timeout_seconds: float | None = None) -> str:
         """Wait until a flow has ended; return its state, ended or not.
@@ -349,7 +405,7 @@ class Client:
         :raises UnknownFlow: no such flow.
         :raises FlowIncident: its code cannot be loaded or does not fit.
         """
-        detail = self._ledger.detail(flow_uuid)
+        detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)
@@ -365,6 +421,12 @@ class Client:
         except Exception as error:
             # The failures of tasks are the flow's own affair, and recorded.
             return self._end_state(flow_uuid, error)
+
+    def _readable_detail(self, flow_uuid: str) -> models.FlowDetail | None:
+        try:
+            return self._ledger.detail(flow_uuid)
+        except errors.FlowIncident as error:
+            raise report.write(self._ledger, flow_uuid, error.kind, str(error), error) from error
 
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
@@ -477,11 +539,7 @@ class Client:
     def _lived_state(self, record: r.FlowRecord) -> str:
         if rules.is_over(record):
             return record.state
-        if rules.has_owner(record, self._ledger.now()):
-            return str(states.RUNNING)
-        if rules.is_suspended(record):
-            return str(states.SUSPENDED)
-        return record.state
+        return rules.lived_state(record, self._ledger.now())
 
 
 def open_backend(persistence: Any) -> Any:

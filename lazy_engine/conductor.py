@@ -29,7 +29,7 @@ from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 from taskflow.types import entity
 
-from lazy_engine import doorbell, errors, factory, ledger
+from lazy_engine import doorbell, errors, factory, ledger, report, rules
 from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
 from lazy_engine.watchdog import Watchdog
@@ -39,11 +39,19 @@ LOG = logging.getLogger(__name__)
 #: How long a job whose flow is busy, or whose store failed, is left alone.
 _FIRST_COOL_SECONDS: Final = 0.25
 _LAST_COOL_SECONDS: Final = 30.0
+#: The same for a job that leads to no flow that could be run or found again.
+_LAST_KEEP_SECONDS: Final = 3600.0
 
-#: What to do with a job after its run.
+#: What to do with a job after its run: it has done its work; it is for another
+#: conductor; it is for later; it is all there is that leads to its flow.
 CONSUME: Final = "consume"
 ABANDON: Final = "abandon"
 COOL: Final = "cool"
+KEEP: Final = "keep"
+
+
+class _Unresolved(Exception):
+    """A job that leads to no flow in this store."""
 
 
 class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # no types
@@ -193,20 +201,27 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     def _look_through(self) -> Iterator[Any]:
         """Yield the unclaimed jobs on the board."""
+        cooled = list(self._cooling)
+        seen = set()
         try:
             for job in self._jobboard.iterjobs(only_unclaimed=True):
                 if self._stopping.is_set():
                     return
+                seen.add(job.uuid)
                 if not self._is_cooling(job):
                     yield job
         except taskflow_exceptions.JobFailure:
             # Its server may be restarting; the next look finds out.
             self._log.warning("the job board could not be read", exc_info=True)
+            return
+        for uuid in set(cooled) - seen:  # somebody else has them, or has done with them
+            self._cooling.pop(uuid, None)
 
     def _look_seconds(self) -> float:
         if self._cooling:
-            soonest = min(until for until, _ in list(self._cooling.values()))
-            return max(0.01, min(self._timeout_seconds, soonest - time.monotonic()))
+            now = time.monotonic()
+            ahead = [until - now for until, _ in list(self._cooling.values()) if until > now]
+            return max(0.01, min([self._timeout_seconds, *ahead]))
         return self._timeout_seconds
 
     @property
@@ -245,8 +260,10 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             self._log.warning("job %s: the store failed", job, exc_info=True)
             return COOL
         except errors.FlowIncident as error:
-            self._log.warning("job %s: %s", job, error)
-            return CONSUME
+            return self._fate_of_incident(job, error)
+        except _Unresolved as error:
+            self._log.warning("job %s is left on the board: %s", job, error)
+            return KEEP
         with contextlib.ExitStack() as stack:
             for listener in self._listeners_from_job(job, engine):
                 stack.enter_context(listener)
@@ -254,6 +271,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     def _run(self, job: Any, engine: Any) -> str:
         details = {"job": job, "engine": engine, "conductor": self}
+        event = ""
         try:
             for stage, event in (
                 (engine.compile, "compilation"),
@@ -267,7 +285,9 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         except (errors.FlowBusy, errors.Fenced) as error:
             self._log.info("job %s: %s", job, error)
             return COOL
-        except (errors.FlowSuspended, errors.FlowIncident) as error:
+        except errors.FlowIncident as error:
+            return self._fate_of_incident(job, error)
+        except errors.FlowSuspended as error:
             self._log.info("job %s: %s", job, error)
             return CONSUME
         except taskflow_exceptions.StorageFailure:
@@ -277,7 +297,18 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             self._log.info("job %s: %s", job, error)
         except Exception as error:
             self._log.warning("job %s: its flow failed: %s", job, error)
+            if event != "running":
+                return KEEP  # nobody has ever run it, so only the job knows of it
         return self._fate(job, engine, details)
+
+    def _fate_of_incident(self, job: Any, error: errors.FlowIncident) -> str:
+        """Give the job away only if the flow can be found again without it."""
+        self._log.warning("job %s: %s", job, error)
+        return CONSUME if error.is_recorded or self._is_over(error.flow_uuid) else KEEP
+
+    def _is_over(self, flow_uuid: str | None) -> bool:
+        record = ledger.beside(self._persistence).flow(flow_uuid) if flow_uuid else None
+        return record is not None and rules.is_over(record)
 
     def _drive(self, engine: Any) -> None:
         has_suspended = False
@@ -296,6 +327,10 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             self._notifier.notify("flow_parked", known)
         elif state in (states.SUCCESS, states.FAILURE, states.REVERTED):
             self._notifier.notify("flow_ended", known)
+        elif state != states.SUSPENDED:
+            # Something outside the flow ended its run in the middle; whatever
+            # it was, somebody has to run the flow on.
+            return KEEP
         return CONSUME
 
     def _detail_of(self, job: Any) -> models.FlowDetail:
@@ -304,13 +339,18 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         if flow_uuid is None:
             try:
                 return self._flow_detail_from_job(job)
+            except taskflow_exceptions.StorageFailure as error:
+                raise errors.StoreUnavailable(str(error), error) from error
             except taskflow_exceptions.TaskFlowException as error:
-                raise errors.FlowIncident(f"job {job.uuid} names no flow: {error}") from error
-        found = ledger.beside(self._persistence).detail(flow_uuid)
+                raise _Unresolved(f"it names no flow: {error}") from error
+        store = ledger.beside(self._persistence)
+        try:
+            found = store.detail(flow_uuid)
+        except errors.FlowIncident as error:
+            raise report.write(store, flow_uuid, error.kind, str(error), error) from error
         if found is None:
-            raise errors.FlowIncident(
-                f"job {job.uuid} names flow {flow_uuid}, which is not in this store",
-                flow_uuid=flow_uuid,
+            raise _Unresolved(
+                f"flow {flow_uuid} is not in this store: is it in another one, or was it purged?"
             )
         return found
 
@@ -320,7 +360,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         # Later doorbells of the flow look like the job that first brought it.
         origin = {"job_name": job.name, "job_priority": job.priority.value}
         return taskflow.engines.load(
-            factory.make_stored(detail, ledger.beside(self._persistence)),
+            factory.make_stored(detail, ledger.beside(self._persistence), origin),
             flow_detail=detail,
             store=store,
             engine=self._engine,
@@ -338,8 +378,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             # The thread pool must live; the job goes back for another try.
             self._log.exception("running job %s failed", job)
             fate = COOL
-        if fate == COOL:
-            self._cool(job)
+        if fate in (COOL, KEEP):
+            self._cool(job, _LAST_COOL_SECONDS if fate == COOL else _LAST_KEEP_SECONDS)
         else:
             self._cooling.pop(job.uuid, None)
         details = {"job": job, "conductor": self, "persistence": self._persistence}
@@ -359,9 +399,9 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 self._running -= 1
                 self._room.notify_all()
 
-    def _cool(self, job: Any) -> None:
+    def _cool(self, job: Any, longest_seconds: float) -> None:
         _until, seconds = self._cooling.get(job.uuid, (0.0, _FIRST_COOL_SECONDS / 2))
-        seconds = min(_LAST_COOL_SECONDS, seconds * 2)
+        seconds = min(longest_seconds, seconds * 2)
         self._cooling[job.uuid] = (time.monotonic() + seconds, seconds)
         self._rings.put(None)  # look again in time
 

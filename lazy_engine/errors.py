@@ -99,7 +99,25 @@ class FlowIncident(LazyEngineError):
 
     The flow, its delays and its outcomes are kept as they were; the incident
     is written on the flow. Mend the cause, then call ``Client.resume``.
+
+    :ivar kind: what sort of reason; see :mod:`lazy_engine.incident`.
+    :ivar is_recorded: whether it is written on the flow, which can then be
+        found again without a job.
     """
+
+    def __init__(
+        self,
+        message: str,
+        cause: BaseException | None = None,
+        *,
+        kind: str = "",
+        is_recorded: bool = False,
+        flow_uuid: str | None = None,
+        task_name: str | None = None,
+    ) -> None:
+        super().__init__(message, cause, flow_uuid=flow_uuid, task_name=task_name)
+        self.kind = kind
+        self.is_recorded = is_recorded
 
 
 class DelayFailed(LazyEngineError):

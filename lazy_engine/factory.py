@@ -18,7 +18,7 @@ from taskflow import flow as taskflow_flow
 from taskflow import task as taskflow_task
 from taskflow.persistence import models
 
-from lazy_engine import errors
+from lazy_engine import incident, report
 from lazy_engine.ledger import Ledger
 
 
@@ -39,9 +39,23 @@ def remember(
     return flow
 
 
-def make_stored(detail: models.FlowDetail, ledger: Ledger) -> Any:
+def make(detail: models.FlowDetail) -> Any:
+    """Make the flow of a stored flow detail; what goes wrong is raised as it is.
+
+    :raises LookupError: it was stored without a factory.
+    """
+    made_by = (detail.meta or {}).get("factory")
+    if made_by is None:
+        raise LookupError("it has no factory that could make it")
+    return _make(made_by["name"], made_by.get("args") or (), made_by.get("kwargs") or {})
+
+
+def make_stored(
+    detail: models.FlowDetail, ledger: Ledger, origin: Mapping[str, Any] | None = None
+) -> Any:
     """Make the flow of a stored flow detail.
 
+    :param origin: name and priority of the job that brought it, as engine options.
     :raises FlowIncident: it cannot be made; that is written on the flow.
     """
     lead = f"flow {detail.uuid} ({detail.name})"
@@ -51,21 +65,18 @@ def make_stored(detail: models.FlowDetail, ledger: Ledger) -> Any:
             f"{lead} has no factory that could make it: run it where its code is, with"
             " Client.resume(uuid, flow=...)"
         )
-        raise _incident(detail.uuid, "no factory", message, ledger)
+        raise report.write(ledger, detail.uuid, incident.NO_FACTORY, message)
     try:
-        return _make(made_by["name"], made_by.get("args") or (), made_by.get("kwargs") or {})
+        return make(detail)
     except Exception as error:
         message = (
             f"{lead} cannot be made by its factory {made_by.get('name')!r}:"
             f" {type(error).__name__}: {error}; the flow is kept as it is: mend the code, then"
             f" Client.resume() or 'lazy-engine resume {detail.uuid}'"
         )
-        raise _incident(detail.uuid, "factory failed", message, ledger) from error
-
-
-def _incident(flow_uuid: str, kind: str, message: str, ledger: Ledger) -> errors.FlowIncident:
-    ledger.note_incident(flow_uuid, kind, message)
-    return errors.FlowIncident(message, flow_uuid=flow_uuid)
+        raise report.write_first(
+            ledger, detail, incident.FACTORY_FAILED, message, error, origin=origin
+        ) from error
 
 
 def _name_of(factory: Any) -> str:

@@ -32,6 +32,7 @@ from taskflow.engines.action_engine.actions import task as task_action
 from taskflow.jobs.backends import impl_zookeeper
 from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
+from taskflow.utils import misc
 
 ATOMS = compiler.ATOMS
 TASK = compiler.TASK
@@ -44,6 +45,17 @@ _KNOWN = "_lazy_engine_known"
 
 Atom = Any
 Failure = taskflow_failure.Failure
+
+
+def version_of(atom: Atom) -> str | None:
+    """Return an atom's version as TaskFlow stores it: ``"1.0"``."""
+    version: str | None = misc.get_version_string(atom)
+    return version
+
+
+def compile_flow(flow: Any) -> compiler.Compilation:
+    """Compile a flow as an engine would, without an engine."""
+    return compiler.PatternCompiler(flow).compile()
 
 
 def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> models.AtomDetail:
@@ -292,6 +304,11 @@ class HostRuntime(runtime.Runtime):  # type: ignore[misc]
     def make_selector(self) -> selector.Selector:
         """Return TaskFlow's way of finding the atoms that can run next."""
         return selector.Selector(self)
+
+    @property
+    def host_compilation(self) -> Any:
+        """The compiled flow, with its ``execution_graph``."""
+        return self._compilation
 
     def make_retry_action(self) -> retry_action.RetryAction:
         """Return TaskFlow's way of scheduling retry controllers."""

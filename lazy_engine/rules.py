@@ -103,18 +103,37 @@ def is_rung(flow: FlowRecord, now: int) -> bool:
     return flow.rung_at is not None and now - flow.rung_at < RING_FRESH_SECONDS * 1e6
 
 
+def rests(flow: FlowRecord, now: int) -> bool:
+    """Whether a flow that could not be run is to be left alone for now, or for good."""
+    if flow.incident is None:
+        return False
+    next_try_at = flow.incident["next_try_at"]
+    return next_try_at is None or next_try_at > now
+
+
+def lived_state(flow: FlowRecord, now: int) -> str:
+    """Return a flow's state as it is lived."""
+    if is_over(flow):
+        return flow.state
+    if has_owner(flow, now):
+        return str(states.RUNNING)
+    return str(states.SUSPENDED) if is_suspended(flow) else flow.state
+
+
 def may_ring(flow: FlowRecord, now: int) -> bool:
     """Whether an outcome for this flow calls for a new doorbell.
 
     Not while an owner lives (it will see the outcome before it parks), not
-    while another doorbell is under way, and not for a flow that a conductor
-    could not run: suspended, over, or without a factory.
+    while another doorbell is under way, not while the flow rests after an
+    incident (the watchdog rings when that is over), and not for a flow that a
+    conductor could not run: suspended, over, or without a factory.
     """
     return not (
         has_owner(flow, now)
         or is_rung(flow, now)
         or is_suspended(flow)
         or is_over(flow)
+        or rests(flow, now)
         or not flow.has_factory
     )
 
@@ -219,6 +238,8 @@ def tend(flow: FlowRecord, now: int, *, has_news: bool, rings: bool) -> tuple[Fl
         return dataclasses.replace(flow, check_at=None), False
     if has_owner(flow, now):
         return dataclasses.replace(flow, check_at=flow.lease_expires_at), False
+    if flow.incident is not None and rests(flow, now):
+        return dataclasses.replace(flow, check_at=flow.incident["next_try_at"]), False
     is_due = flow.check_at is not None and flow.check_at <= now
     if not is_due and (not has_news or is_rung(flow, now)):
         return flow, False

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lazy_engine import errors
+from lazy_engine import errors, rules, shape
 from lazy_engine.ledger import record as r
 from lazy_engine.token import DelayKey
 
@@ -64,12 +64,33 @@ class TaskView:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Incident:
-    """Why a flow could not be run, for a reason that is not its own."""
+    """Why a flow could not be run, for a reason that is not its own.
+
+    :ivar kind: one of those in :mod:`lazy_engine.incident`.
+    :ivar count: how often in a row.
+    :ivar next_try_at: when the watchdog has it tried again; ``None`` if that is
+        left for a person. ``Client.resume`` tries at any time.
+    """
 
     kind: str
     message: str
     first_at: datetime.datetime
     last_at: datetime.datetime
+    count: int
+    next_try_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NotedDrift:
+    """Changes of a flow's code that a resume found and went on with.
+
+    :ivar noted_at: when it did.
+    :ivar changes: in words, at most a hundred.
+    :ivar count: how many there were.
+    """
+
+    noted_at: datetime.datetime
+    changes: Sequence[str]
     count: int
 
 
@@ -87,6 +108,8 @@ class FlowView:
     :ivar owner: who runs it, or ``None``.
     :ivar is_cancelled: somebody asked for it to be called off.
     :ivar wish_reason: why it was suspended or cancelled, or ``None``.
+    :ivar drift: how its code had changed when it was last resumed by other
+        code than before, or ``None``.
     """
 
     uuid: str
@@ -104,6 +127,30 @@ class FlowView:
     created_at: datetime.datetime
     changed_at: datetime.datetime
     ended_at: datetime.datetime | None
+    drift: NotedDrift | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowSummary:
+    """A flow in a list; see :class:`FlowView`.
+
+    :ivar state: as it is lived.
+    :ivar open_delays: how many of its tasks wait.
+    :ivar place: opaque; give the last one of a page as ``flows(after=…)``.
+    """
+
+    uuid: str
+    name: str
+    state: str
+    open_delays: int
+    incident: Incident | None
+    has_factory: bool
+    owner: str | None
+    wish_reason: str | None
+    created_at: datetime.datetime
+    changed_at: datetime.datetime
+    ended_at: datetime.datetime | None
+    place: str
 
 
 def instant(micros: int) -> datetime.datetime:
@@ -117,7 +164,6 @@ def _instant(micros: int | None) -> datetime.datetime | None:
 
 def open_delay(record: r.DelayRecord) -> OpenDelay:
     """Return what is shown of a delay."""
-    place = json.dumps(r.place_of(record), separators=(",", ":"))
     return OpenDelay(
         id=record.key.delay_id,
         flow_uuid=record.key.flow_uuid,
@@ -130,8 +176,43 @@ def open_delay(record: r.DelayRecord) -> OpenDelay:
         heartbeat_at=_instant(record.timers.heartbeat_at),
         alerted_at=_instant(record.alerted_at),
         progress=record.progress,
-        place=base64.urlsafe_b64encode(place.encode()).decode(),
+        place=_write_place(r.place_of(record)),
     )
+
+
+def flow_summary(record: r.FlowRecord, now: int) -> FlowSummary:
+    """Return what is shown of a flow in a list."""
+    return FlowSummary(
+        uuid=record.flow_uuid,
+        name=record.flow_name,
+        state=rules.lived_state(record, now),
+        open_delays=record.open_delays,
+        incident=incident(record.incident),
+        has_factory=record.has_factory,
+        owner=record.owner,
+        wish_reason=record.wish_reason,
+        created_at=instant(record.created_at),
+        changed_at=instant(record.changed_at),
+        ended_at=instant(record.ended_at) if record.ended_at else None,
+        place=_write_place(r.place_of_flow(record)),
+    )
+
+
+def _write_place(place: Sequence[Any]) -> str:
+    text = json.dumps(place, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def read_flow_place(place: str) -> tuple[bool, int, str]:
+    """Return the place that ``FlowSummary.place`` stands for.
+
+    :raises ValueError: it does not come from a listing.
+    """
+    try:
+        is_sound, minus_created_at, flow_uuid = json.loads(base64.urlsafe_b64decode(place))
+        return (bool(is_sound), int(minus_created_at), str(flow_uuid))
+    except (ValueError, TypeError) as error:
+        raise ValueError("after= takes the 'place' of a FlowSummary") from error
 
 
 def read_place(place: str) -> tuple[int, str, str, str, int]:
@@ -158,6 +239,19 @@ def incident(stored: Mapping[str, Any] | None) -> Incident | None:
         message=stored["message"],
         first_at=instant(stored["first_at"]),
         last_at=instant(stored["last_at"]),
+        count=stored["count"],
+        next_try_at=instant(stored["next_try_at"]) if stored["next_try_at"] else None,
+    )
+
+
+def noted_drift(meta: Mapping[str, Any] | None) -> NotedDrift | None:
+    """Return what a flow detail's meta says of changes of its code."""
+    stored = (meta or {}).get(shape.META_DRIFT)
+    if stored is None:
+        return None
+    return NotedDrift(
+        noted_at=instant(stored["at"]),
+        changes=[str(shape.Change(**change)) for change in stored["changes"]],
         count=stored["count"],
     )
 

@@ -16,6 +16,7 @@ from lazy_engine.view import FlowView, TaskView
 
 _DETAILS_WIDTH: Final = 60
 _FAILURE_WIDTH: Final = 100
+_CHANGES_SHOWN: Final = 10
 
 #: state → (glyph, the same in ASCII, style)
 _MARKS: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -55,8 +56,9 @@ class Tree:
         self._width = max((len(text) for text in self._labels()), default=0)
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines: the incident if there is one, the flow, its parts."""
+        """Yield the lines: the incident, changes of the code, the flow, its parts."""
         yield from self._incident()
+        yield from self._drift()
         yield self._headline()
         yield from self._below(self._root(), "")
 
@@ -83,7 +85,23 @@ class Tree:
         since = age((self._now - found.first_at).total_seconds())
         text = f"INCIDENT ({found.kind}, seen {found.count} times, first {since} ago): "
         yield self._output.style(text + printable(found.message), "bad")
-        yield f"  nothing is lost: mend it, then 'lazy-engine resume {self._flow.uuid}'"
+        when = "it is not tried again by itself"
+        if found.next_try_at is not None:
+            left = (found.next_try_at - self._now).total_seconds()
+            when = (
+                f"it is tried again in {age(left)}" if left > 0 else "it is due to be tried again"
+            )
+        yield f"  nothing is lost, and {when}: mend it, then 'lazy-engine resume {self._flow.uuid}'"
+
+    def _drift(self) -> Iterator[str]:
+        found = self._flow.drift
+        if found is None:
+            return
+        words = "; ".join(found.changes[:_CHANGES_SHOWN])
+        more = found.count - _CHANGES_SHOWN
+        words += f"; and {more} more" if more > 0 else ""
+        text = f"resumed by changed code {self._ago(found.noted_at)} ago: {printable(words)}"
+        yield self._output.style(text, "faint")
 
     def _headline(self) -> str:
         flow = self._flow

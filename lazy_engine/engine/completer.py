@@ -7,7 +7,7 @@ from typing import Any
 
 from taskflow import states
 
-from lazy_engine import errors, host, outcome, terms, token
+from lazy_engine import errors, host, incident, outcome, terms, token
 from lazy_engine.delay import Delay
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
@@ -80,20 +80,33 @@ class LazyCompleter(host.HostCompleter):
         return self._complete(atom, verdict, self.result_of(record))
 
     def result_of(self, record: r.DelayRecord) -> Any:
-        """Return what a recorded outcome completes its task with."""
+        """Return what a recorded outcome completes its task with.
+
+        :raises FlowIncident: the store has damaged it.
+        """
         assert record.outcome is not None
-        if record.outcome.kind == outcome.DEFAULT:
-            return terms.default_of(record.outcome)
-        if record.outcome.kind == outcome.TIMEOUT:
-            return outcome.timeout_from(
-                record.outcome, flow_uuid=record.key.flow_uuid, task_name=record.task_name
-            )
-        payload = self._lazy_storage.ledger.decode(record.outcome)
-        if record.outcome.kind == outcome.RESULT:
-            return payload
-        return outcome.failure_from(
-            payload, flow_uuid=record.key.flow_uuid, task_name=record.task_name
-        )
+        flow_uuid, task_name = record.key.flow_uuid, record.task_name
+        try:
+            if record.outcome.kind == outcome.DEFAULT:
+                return terms.default_of(record.outcome)
+            if record.outcome.kind == outcome.TIMEOUT:
+                return outcome.timeout_from(
+                    record.outcome, flow_uuid=flow_uuid, task_name=task_name
+                )
+            payload = self._lazy_storage.ledger.decode(record.outcome)
+            if record.outcome.kind == outcome.RESULT:
+                return payload
+            return outcome.failure_from(payload, flow_uuid=flow_uuid, task_name=task_name)
+        except (ValueError, TypeError, LookupError) as error:
+            # It was written as it should be; so the store has lost something.
+            what = f"has an outcome for task '{task_name}' that cannot be read"
+            raise errors.FlowIncident(
+                incident.words(flow_uuid, what, error),
+                error,
+                kind=incident.STORE_CORRUPT,
+                flow_uuid=flow_uuid,
+                task_name=task_name,
+            ) from error
 
     def _complete(self, atom: host.Atom, verdict: str, result: Any) -> host.Failure | None:
         try:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import fasteners
@@ -15,9 +16,9 @@ from automaton import runners
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states
 
-from lazy_engine import errors, host, rules
+from lazy_engine import errors, host, incident, report, rules
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import machine
+from lazy_engine.engine import fit, machine
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
 from lazy_engine.engine.ownership import Ownership, ask
@@ -96,6 +97,48 @@ class LazyEngine(host.HostEngine):
         parts: LazyRuntime = self.host_runtime
         return parts
 
+    # -- getting ready ----------------------------------------------------
+
+    def compile(self) -> None:
+        """Compile the flow; see :meth:`validate` for what is raised."""
+        with self._explained("has code that cannot be compiled"):
+            super().compile()
+
+    def prepare(self) -> None:
+        """Make sure that every atom has a detail; see :meth:`validate` for what is raised."""
+        with self._explained("has code that does not fit what is stored"):
+            super().prepare()
+
+    def validate(self) -> None:
+        """Check that every value has a provider.
+
+        :raises FlowIncident: something is wrong with the code of a flow that has
+            a factory and is not over; it is recorded. For flows without one,
+            TaskFlow's own errors are raised.
+        """
+        with self._explained("has code that cannot be run"):
+            super().validate()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn whatever keeps a known flow from being run into an incident."""
+        try:
+            yield
+        except (errors.LazyEngineError, taskflow_exceptions.StorageFailure):
+            raise
+        except Exception as error:
+            found = report.write_first(
+                self.storage.ledger,
+                self.host_flow_detail,
+                incident.CODE_BROKEN,
+                incident.words(self.storage.flow_uuid, what, error),
+                error,
+                origin=self.options,
+            )
+            if found.is_recorded and "factory" in (self.storage.flow_meta or {}):
+                raise found from error
+            raise
+
     # -- running ----------------------------------------------------------
 
     def run(self, timeout: float | None = None) -> str:
@@ -139,6 +182,10 @@ class LazyEngine(host.HostEngine):
         try:
             owned.begin()
             yield from self._drive(owned, timeout)
+        except errors.FlowIncident as error:
+            if owned.has_ended:  # a task's own failure, about some other flow
+                raise
+            raise owned.give_up(error.kind, str(error), error) from error
         finally:
             self._has_run = owned.is_final
             owned.end()
@@ -280,7 +327,12 @@ class LazyEngine(host.HostEngine):
             resumes=self._resumes,
             is_dead=owner.is_dead,
         )
-        answer = ask(self.storage, request, self._patience_seconds)
+        try:
+            answer = ask(self.storage, request, self._patience_seconds)
+        except errors.FlowIncident as error:
+            raise report.write(
+                ledger, self.storage.flow_uuid, error.kind, str(error), error
+            ) from error
         if isinstance(answer, r.Refused):
             return answer.record
         self.storage.known = None
@@ -288,11 +340,7 @@ class LazyEngine(host.HostEngine):
         owned = Ownership(
             self.storage, answer.lease, opened, answer.probing, answer.now, self._suspend_if_running
         )
-        try:
-            self._get_ready(answer)
-        except BaseException:
-            owned.end()
-            raise
+        self._get_ready_or_give_up(answer, owned)
         return owned
 
     def _suspend_if_running(self) -> None:
@@ -304,6 +352,26 @@ class LazyEngine(host.HostEngine):
         patience = self.options.get("busy_wait_seconds")
         return self._settings.lease_seconds / 2 if patience is None else float(patience)
 
+    def _get_ready_or_give_up(self, taken: r.Taken, owned: Ownership) -> None:
+        try:
+            self._get_ready(taken)
+        except errors.FlowIncident as error:
+            raise owned.give_up(error.kind, str(error), error) from error
+        except errors.InvalidToken as error:
+            what = "was begun with a key that is not there any more"
+            message = incident.words(self.storage.flow_uuid, what, error)
+            raise owned.give_up(incident.KEY_GONE, message, error) from error
+        except (errors.LazyEngineError, taskflow_exceptions.StorageFailure):
+            owned.end()
+            raise
+        except Exception as error:
+            what = "has code that does not fit what is stored"
+            message = incident.words(self.storage.flow_uuid, what, error)
+            raise owned.give_up(incident.CODE_BROKEN, message, error) from error
+        except BaseException:
+            owned.end()
+            raise
+
     def _get_ready(self, taken: r.Taken) -> None:
         storage = self.storage
         runtime = self._runtime_parts
@@ -311,11 +379,10 @@ class LazyEngine(host.HostEngine):
             storage.start_over(taken.detail)
             self.ensure_atoms()
             storage.inject_again()
-        gone = [name for name in storage.delayed_tasks() if not runtime.has_atom(name)]
-        if gone:
-            self._report_gone(gone)
         is_rerun = storage.get_flow_state() == states.REVERTED
-        if self._reset_asked or is_rerun:
+        starts_over = self._reset_asked or is_rerun
+        fit.ensure(storage, runtime.shape, starts_over=starts_over)
+        if starts_over:
             if storage.get_flow_state() != states.PENDING:
                 super().reset()
             self._reset_asked = False
@@ -328,14 +395,6 @@ class LazyEngine(host.HostEngine):
             for record in taken.arrivals
             if record.opened_at is None
         }
-
-    def _report_gone(self, names: list[str]) -> None:
-        message = (
-            f"flow {self.storage.flow_uuid} waits in task(s) {', '.join(map(repr, names))},"
-            " which the flow's code no longer has: put them back (same name), then resume"
-        )
-        self.storage.ledger.note_incident(self.storage.flow_uuid, "task gone", message)
-        raise errors.FlowIncident(message, flow_uuid=self.storage.flow_uuid)
 
 
 class _started:

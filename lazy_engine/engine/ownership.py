@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from lazy_engine import errors
+from lazy_engine import errors, report
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger import record as r
@@ -106,6 +106,25 @@ class Ownership:
             LOG.warning(
                 "lease of flow %s not given up, it will run out: %s", self._lease.flow_uuid, error
             )
+
+    def give_up(self, kind: str, message: str, cause: BaseException) -> errors.FlowIncident:
+        """Give the flow up because it cannot be run, all in one write; return what to raise.
+
+        What the run had not committed is forgotten, as after a crash.
+
+        :raises StoreUnavailable: that could not be written; the lease will run out.
+        """
+        self._storage.ledger.keeper.let_go(self._hold)
+        with self._write_lock:
+            self.has_ended = True
+        return report.write(
+            self._storage.ledger,
+            self._lease.flow_uuid,
+            kind,
+            message,
+            cause,
+            lease=self._lease,
+        )
 
     def set_idle(self, is_idle: bool) -> None:
         """Note that whoever iterates over the run does something else, or is back."""

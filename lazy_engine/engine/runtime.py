@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from lazy_engine import host
+from lazy_engine import host, shape
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.completer import LazyCompleter
 from lazy_engine.engine.selector import LazySelector
@@ -36,12 +36,13 @@ class LazyRuntime(host.HostRuntime):
         return LazyCompleter(self)
 
     @functools.cached_property
+    def shape(self) -> shape.Shape:
+        """The compiled flow's shape."""
+        return shape.read(self.host_compilation.execution_graph)
+
+    @functools.cached_property
     def _atoms_by_name(self) -> dict[str, host.Atom]:
         return {atom.name: atom for atom in self.atoms()}
-
-    def has_atom(self, name: str) -> bool:
-        """Whether the compiled flow has an atom of that name."""
-        return name in self._atoms_by_name
 
     def atom_of(self, atom_uuid: str) -> host.Atom:
         """Return the atom whose detail has that uuid."""

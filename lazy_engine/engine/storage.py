@@ -15,7 +15,7 @@ from typing import Any, Final
 from taskflow import states
 from taskflow.persistence import models
 
-from lazy_engine import errors, host, ledger, rules, token
+from lazy_engine import errors, host, ledger, rules, shape, token
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
@@ -154,6 +154,38 @@ class LazyStorage(host.HostStorage):
                 # What a retry controller's detail keeps is a history of results.
                 self._encoded[detail.uuid] = encoded
         super().save(atom_name, result, state=state)
+
+    # -- shape ------------------------------------------------------------
+
+    def stored_atoms(self) -> list[shape.StoredAtom]:
+        """Return the atoms that the store has a detail of."""
+        return [
+            shape.stored_atom(detail) for detail in self._atoms() if detail.uuid not in self._new
+        ]
+
+    def adopt_shape(self, found: shape.Shape, note: Mapping[str, Any]) -> None:
+        """Store the code's shape with the next commit.
+
+        Atom by atom, since one value for the whole of a large flow would be
+        written with each of its commits. No task may begin before that: one
+        that did, and was moved, could not be told from one moved since.
+
+        :param note: what else to put into the flow's meta.
+        """
+        with self.lock.write_lock():
+            for detail in self._atoms():
+                wanted = shape.meta_of(detail.name, found)
+                version = shape.version_of(detail, found)
+                if (detail.meta.get(shape.META_SHAPE), detail.version) != (wanted, version):
+                    detail.meta = {**detail.meta, shape.META_SHAPE: wanted}
+                    detail.version = version
+                    if detail.uuid not in self._new:
+                        self._dirty[detail.uuid] |= {"meta", "version"}
+            self.update_flow_metadata({shape.META_SHAPE: found.to_meta(), **note})
+            self._must_write = True
+
+    def _atoms(self) -> Iterable[models.AtomDetail]:
+        return (detail for detail in self.flow_detail if detail.name != self.injector_name)
 
     # -- attempts and delays ----------------------------------------------
 

@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lazy_engine import rules
+from taskflow import states
+
+from lazy_engine import incident, rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.receipt import Disposition
@@ -164,10 +166,43 @@ def next_incident(
     before: Mapping[str, Any] | None, kind: str, message: str, now: int
 ) -> dict[str, Any]:
     """Return a flow's incident after one more failure to run it."""
+    count = (before["count"] if before else 0) + 1
     return {
         "kind": kind,
         "message": message[:2000],
         "first_at": before["first_at"] if before else now,
         "last_at": now,
-        "count": (before["count"] if before else 0) + 1,
+        "count": count,
+        "next_try_at": incident.next_try_at(kind, count, now),
     }
+
+
+def note_incident(
+    flow: r.FlowRecord, kind: str, message: str, now: int, lease: r.Lease | None = None
+) -> r.FlowRecord:
+    """Return a flow after one more failure to run it; itself if that does not concern it.
+
+    A flow that is over has nothing to resume, and an owner that was superseded
+    nothing to say. Somebody else may well run a flow that *this* process
+    cannot load; then the incident is noted, and goes with that owner's next commit.
+
+    :param lease: of the owner that gives the flow up with this.
+    """
+    if rules.is_over(flow):
+        return flow
+    if lease is not None:
+        if (flow.epoch, flow.owner) != (lease.epoch, lease.owner):
+            return flow
+        has_begun = flow.commit_number > 0
+        flow = dataclasses.replace(
+            flow,
+            owner=None,
+            lease_expires_at=None,
+            state=flow.state if has_begun else states.PENDING,
+        )
+    found = next_incident(flow.incident, kind, message, now)
+    flow = dataclasses.replace(flow, incident=found, changed_at=now)
+    if rules.has_owner(flow, now):
+        return flow
+    # The doorbell that led here is answered by this.
+    return dataclasses.replace(flow, rung_at=None, rings=0, check_at=found["next_try_at"])

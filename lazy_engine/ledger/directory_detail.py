@@ -25,6 +25,7 @@ from sqlalchemy.dialects import sqlite
 from taskflow.persistence import models
 
 from lazy_engine import errors
+from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.directory_file import ATOM, BOOK, FLOW, DetailFiles
 from lazy_engine.ledger.sql_connection import Transactor
@@ -166,7 +167,7 @@ class FileDetails(DetailRows):
         self._log = log
         self._files = files
 
-    def read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
+    def _read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
         document = self._log.document(connection, FLOW, flow_uuid)
         if document is None:
             return None
@@ -176,6 +177,16 @@ class FileDetails(DetailRows):
             if atom is not None:
                 detail.add(models.atom_detail_class(atom["type"]).from_dict(atom["atom"]))
         return detail
+
+    def delayed_uuids(self, connection: sa.Connection, after: str, limit: int) -> list[str]:
+        found: list[str] = []
+        for uuid in sorted(uuid for uuid in self._files.uuids(FLOW) if uuid > after):
+            document = self._log.document(connection, FLOW, uuid)
+            if document is not None and document["state"] == DELAYED:
+                found.append(uuid)
+            if len(found) == limit:
+                break
+        return found
 
     def _atoms(self, connection: sa.Connection, flow_uuid: str) -> Iterable[str]:
         pending = [row.uuid for row in self._log.of_flow(connection, flow_uuid) if row.kind == ATOM]

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import fasteners
 
-from lazy_engine import errors
+from lazy_engine import errors, incident
 
 BOOK: Final = "book"
 FLOW: Final = "flow"
@@ -103,6 +103,12 @@ class DetailFiles:
                 with fasteners.InterProcessLock(str(path.with_name("lock"))):
                     found = json.loads(path.read_text(self._encoding))
             return found
+
+    def uuids(self, kind: str) -> list[str]:
+        """Return the uuids of all details of a kind."""
+        place = self._root / _DIRECTORIES[kind]
+        with _reading(place), os.scandir(place) as entries:
+            return [entry.name for entry in entries if entry.is_dir() and self.is_plain(entry.name)]
 
     def members(self, kind: str, uuid: str) -> list[str]:
         """Return the uuids of what belongs to a book or a flow."""
@@ -189,5 +195,6 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         raise errors.StoreUnavailable(f"cannot read {path}: {error}") from error
     except ValueError as error:
         raise errors.FlowIncident(
-            f"{path} is damaged: {error}; restore it from a copy, then resume the flow"
+            f"{path} is damaged: {error}; restore it from a copy, then resume the flow",
+            kind=incident.STORE_CORRUPT,
         ) from error

@@ -16,9 +16,10 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
 from lazy_engine import errors, outcome, rules, terms
+from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger.desk import Desk, closings_in_vain, next_incident
+from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
@@ -328,12 +329,15 @@ class MemoryLedger(MemoryWatch):
                 return record
             return self._set(flow_uuid, wish=wish, wish_reason=reason)
 
-    def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
+    def note_incident(
+        self, flow_uuid: str, kind: str, message: str, lease: r.Lease | None = None
+    ) -> r.FlowRecord | None:
         with self._lock:
             record = self._flows.get(flow_uuid)
             if record is not None:
-                incident = next_incident(record.incident, kind, message, self.now())
-                self._set(flow_uuid, incident=incident)
+                record = note_incident(record, kind, message, self.now(), lease)
+                self._flows[flow_uuid] = record
+            return record
 
     # -- submitting, reading, purging -------------------------------------
 
@@ -388,6 +392,27 @@ class MemoryLedger(MemoryWatch):
                 and (page.after is None or r.place_of(delay) > page.after)
             ]
         return sorted(found, key=r.place_of)[: page.limit]
+
+    def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
+        with self._lock:
+            now = self.now()
+            found = [
+                flow
+                for flow in self._flows.values()
+                if page.state in (None, rules.lived_state(flow, now))
+                and (flow.incident is not None or not page.only_incidents)
+                and (page.after is None or r.place_of_flow(flow) > page.after)
+            ]
+        return sorted(found, key=r.place_of_flow)[: page.limit]
+
+    def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
+        with self._lock, self._connection() as connection:
+            found = {*self._flows, *self._delays}
+            for book in connection.get_logbooks(lazy=True):
+                for flow in connection.get_flows_for_book(book.uuid, lazy=True):
+                    if flow.state == DELAYED:
+                        found.add(flow.uuid)
+        return sorted(uuid for uuid in found if uuid > after)[:limit]
 
     def purge(self, ended_before: int) -> int:
         with self._lock:

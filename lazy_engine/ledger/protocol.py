@@ -114,6 +114,7 @@ class Ledger(Protocol):
         """Become the flow's owner: raise the epoch and read the details anew.
 
         :raises UnknownFlow: no such flow detail is stored.
+        :raises FlowIncident: what is stored cannot be read; the lease is not taken.
         """
 
     def commit(
@@ -186,14 +187,33 @@ class Ledger(Protocol):
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         """Ask something of the flow's owner, present or next."""
 
-    def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
-        """Write on the flow that it could not be run."""
+    def note_incident(
+        self, flow_uuid: str, kind: str, message: str, lease: r.Lease | None = None
+    ) -> r.FlowRecord | None:
+        """Write on the flow that it could not be run, as ``desk.note_incident`` says.
+
+        :param lease: of the owner that gives the flow up with this.
+        :returns: the record afterwards, or ``None`` without such a flow.
+        """
+
+    def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
+        """Return flows with incidents first, then the newest first."""
+
+    def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
+        """Return uuids greater than *after*, in order, of all that the ledger has to do with.
+
+        Of flows with a record, with delays, or stored as ``DELAYED``: in a
+        sound store they are the same.
+        """
 
     def flow(self, flow_uuid: str) -> r.FlowRecord | None:
         """Return the flow's record."""
 
     def detail(self, flow_uuid: str) -> models.FlowDetail | None:
-        """Return the flow detail with all its atoms, as stored."""
+        """Return the flow detail with all its atoms, as stored.
+
+        :raises FlowIncident: what is stored cannot be read; nothing is recorded of that.
+        """
 
     def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
         """Return every delay that the flow has had, oldest first."""

@@ -61,9 +61,10 @@ class FlowRecord:
     :ivar rings: how many doorbells in a row nobody has answered.
     :ivar check_at: when the watchdog is to look at the flow, or ``None`` while
         there is nothing to look for: then the lease runs out, or a doorbell
-        counts as lost.
+        counts as lost, or an incident is to be tried again.
     :ivar wish: ``None``, ``"suspend"`` or ``"cancel"``.
-    :ivar incident: ``{"kind", "message", "first_at", "last_at", "count"}`` or ``None``.
+    :ivar incident: ``{"kind", "message", "first_at", "last_at", "count", "next_try_at"}``
+        or ``None``; without a next try it is left for a person.
     :ivar state: the flow's state as it is lived.
     :ivar key_id: signs this flow's tokens, for good.
     :ivar arrival_number: number of the newest recorded outcome.
@@ -493,3 +494,22 @@ def place_of(record: DelayRecord) -> tuple[int, str, str, str, int]:
     """Return where a delay stands in the order in which delays are listed."""
     key = record.key
     return (record.opened_at or 0, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FlowPage:
+    """Which flows to list: those after *after*, with incidents first, then the newest.
+
+    :ivar state: only those that are in this state, as it is lived.
+    :ivar only_incidents: only those that could not be run.
+    """
+
+    state: str | None = None
+    only_incidents: bool = False
+    after: tuple[bool, int, str] | None = None
+    limit: int = 100
+
+
+def place_of_flow(flow: FlowRecord) -> tuple[bool, int, str]:
+    """Return where a flow stands in the order in which flows are listed."""
+    return (flow.incident is None, -flow.created_at, flow.flow_uuid)

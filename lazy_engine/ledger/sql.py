@@ -15,12 +15,13 @@ from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
-from lazy_engine.ledger.desk import next_incident
+from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
 from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_detail import DetailRows
+from lazy_engine.ledger.sql_listing import SqlListing
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
 from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
@@ -42,7 +43,7 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 
 
-class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
+class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
     :param store: what kind of store it is (a key of ``GUARANTEES``).
@@ -134,24 +135,18 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
         is_mine = sa.or_(flows.c.wish.is_(None), flows.c.wish != r.WISH_CANCEL)
         return self._set(flow_uuid, is_mine, wish=wish, wish_reason=reason)
 
-    def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
-        def work(connection: sa.Connection) -> None:
-            flows = self._flows
-            connection.execute(
-                sa.update(flows)
-                .where(flows.c.flow_uuid == flow_uuid)
-                .values(changed_at=self._clock())
-            )
-            row = self._row(connection, flow_uuid)
-            if row is not None:
-                incident = next_incident(row[0].incident, kind, message, row[1])
-                connection.execute(
-                    sa.update(flows)
-                    .where(flows.c.flow_uuid == flow_uuid)
-                    .values(incident=self._details.dumps(incident))
-                )
+    def note_incident(
+        self, flow_uuid: str, kind: str, message: str, lease: r.Lease | None = None
+    ) -> r.FlowRecord | None:
+        def work(connection: sa.Connection) -> r.FlowRecord | None:
+            record, now = self._lock(connection, flow_uuid)
+            if record is None:
+                return None
+            after = note_incident(record, kind, message, now, lease)
+            self._change(connection, record, after)
+            return after
 
-        self._transactor.write(work)
+        return self._transactor.write(work)
 
     # -- submitting, reading, purging -------------------------------------
 

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from oslo_serialization import jsonutils
 from taskflow.persistence import models
 
-from lazy_engine import host
+from lazy_engine import errors, host, incident
+from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_schema import Tables
 
@@ -49,7 +50,21 @@ class DetailRows:
         return None if text is None else json.loads(text)
 
     def read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
-        """Return a flow's detail with all its atoms."""
+        """Return a flow's detail with all its atoms.
+
+        :raises FlowIncident: what is stored is damaged; nothing is recorded of that.
+        """
+        try:
+            return self._read(connection, flow_uuid)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise errors.FlowIncident(
+                incident.words(flow_uuid, "has details that cannot be read", error),
+                error,
+                kind=incident.STORE_CORRUPT,
+                flow_uuid=flow_uuid,
+            ) from error
+
+    def _read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
         flows = self._tables.flowdetails
         found = connection.execute(
             sa.select(flows.c.uuid, flows.c.name, flows.c.state, flows.c.meta).where(
@@ -75,6 +90,12 @@ class DetailRows:
         }
         detail = models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
         return host.mend_history(detail, fields["results"])
+
+    def delayed_uuids(self, connection: sa.Connection, after: str, limit: int) -> list[str]:
+        """Return uuids greater than *after*, in order, of flows stored as ``DELAYED``."""
+        c = self._tables.flowdetails.c
+        query = sa.select(c.uuid).where(c.uuid > after, c.state == DELAYED)
+        return list(connection.execute(query.order_by(c.uuid).limit(limit)).scalars())
 
     def parent(
         self, connection: sa.Connection, flow_uuid: str

@@ -62,9 +62,10 @@ def from_flow(record: r.FlowRecord) -> dict[str, Any]:
 
 def changed(before: r.FlowRecord, after: r.FlowRecord) -> dict[str, Any]:
     """Return the columns of ``lazy_flows`` in which two records differ."""
+    row = from_flow(after)
     return {
-        name: getattr(after, name)
-        for name in _FLOW_FIELDS
+        name: row[name]
+        for name in (*_FLOW_FIELDS, "incident")
         if getattr(after, name) != getattr(before, name)
     }
 

@@ -19,7 +19,7 @@ from taskflow import states
 from taskflow.persistence import models
 
 #: Version of the ledger's tables; a store with a newer one is refused.
-VERSION: Final = 2
+VERSION: Final = 3
 
 _UUID: Final = 64
 _NAME: Final = 255
@@ -151,7 +151,11 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("changed_at", sa.BigInteger, nullable=False),
         sa.Column("ended_at", sa.BigInteger),
         sa.Index("lazy_flows_ended", "ended_at"),
-        sa.Index("lazy_flows_state", "state", "changed_at", "flow_uuid"),
+        # Of columns that commits leave alone: a list may be sorted by them, and
+        # no commit has to move the flow in an index.
+        sa.Index("lazy_flows_created", "created_at", "flow_uuid"),
+        sa.Index("lazy_flows_state_created", "state", "created_at", "flow_uuid"),
+        _index_of_set("lazy_flows_incident", "incident", "created_at", "flow_uuid"),
         _index_of_set("lazy_flows_check", "check_at"),
         **_ON_MYSQL,
     )
@@ -200,10 +204,13 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
     )
 
 
-def _index_of_set(name: str, column: str) -> sa.Index:
-    """Return an index of the rows in which a column is not null, where there is such a thing."""
+def _index_of_set(name: str, column: str, *columns: str) -> sa.Index:
+    """Return an index of the rows in which a column is not null, where there is such a thing.
+
+    :param columns: the columns it has, if it is not that one.
+    """
     is_set = sa.text(f"{column} IS NOT NULL")
-    return sa.Index(name, column, postgresql_where=is_set, sqlite_where=is_set)
+    return sa.Index(name, *(columns or (column,)), postgresql_where=is_set, sqlite_where=is_set)
 
 
 def _host_tables(json_text: Any) -> dict[str, sa.Table]:
@@ -256,3 +263,6 @@ HOST_INDEXES: Final = {
     "lazy_atomdetails_parent": ("atomdetails", "parent_uuid"),
     "lazy_flowdetails_parent": ("flowdetails", "parent_uuid"),
 }
+
+#: Indexes that older versions of the ledger's own tables had, and their tables.
+DROPPED_INDEXES: Final = {"lazy_flows_state": "lazy_flows"}

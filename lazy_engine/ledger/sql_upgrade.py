@@ -12,7 +12,7 @@ from sqlalchemy.dialects import mysql
 
 from lazy_engine import errors
 from lazy_engine.ledger.sql_connection import Transactor, is_in_memory
-from lazy_engine.ledger.sql_schema import HOST_INDEXES, VERSION, Tables
+from lazy_engine.ledger.sql_schema import DROPPED_INDEXES, HOST_INDEXES, VERSION, Tables
 
 DIALECTS: Final = ("sqlite", "postgresql", "mysql")
 
@@ -127,6 +127,7 @@ def _create_in(
     prepare(connection)
     tables.own.create_all(connection)
     _add_missing(connection, tables)
+    _drop_old(connection)
     facts = tables.facts
     found = _version(connection, tables)
     if found is None:
@@ -156,6 +157,15 @@ def _add_missing(connection: sa.Connection, tables: Tables) -> None:
         for index in table.indexes:
             if index.name not in indexes:
                 connection.execute(sa.schema.CreateIndex(index, if_not_exists=_can(connection)))
+
+
+def _drop_old(connection: sa.Connection) -> None:
+    """Drop the indexes that nothing uses any more."""
+    existing = sa.inspect(connection)
+    for name, table_name in DROPPED_INDEXES.items():
+        if name in {index["name"] for index in existing.get_indexes(table_name)}:
+            on = "" if _can(connection) else f" ON {table_name}"
+            connection.exec_driver_sql(f"DROP INDEX {name}{on}")
 
 
 def prepare_host(connection: sa.Connection, tables: Tables) -> None:

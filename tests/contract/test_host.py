@@ -468,6 +468,22 @@ def test_given_pool_is_not_shut_down() -> None:
 # -- the engine ------------------------------------------------------------
 
 
+def test_flow_is_compiled_without_an_engine_as_with_one(stock: Any) -> None:
+    by_engine = stock.compilation.execution_graph
+    alone = host.compile_flow(linear_flow.Flow("alone").add(Noop("noop"))).execution_graph
+    assert {alone.nodes[node]["kind"] for node in alone} == {"flow", "flow_end", "task"}
+    assert set(host.ATOMS) == {"task", "retry"}
+    assert all("kind" in by_engine.nodes[node] for node in by_engine)
+
+
+def test_version_is_the_one_that_taskflow_stores() -> None:
+    engine = taskflow.engines.load(linear_flow.Flow("versions").add(Noop("noop")))
+    engine.compile()
+    engine.prepare()
+    (stored,) = engine.storage._flowdetail
+    assert stored.version == host.version_of(Noop("noop")) == "1.0"
+
+
 def test_engine_keeps_what_host_uses(stock: Any) -> None:
     assert stock._compiled is True
     assert stock._storage_ensured is True

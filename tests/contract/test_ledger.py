@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from taskflow import states
 from taskflow.persistence import backends, models
 
-from lazy_engine import errors, ledger
+from lazy_engine import errors, ledger, rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import owner
 from lazy_engine.ledger import record as r
@@ -991,6 +991,105 @@ def test_incidents_are_counted_and_end_with_the_next_commit(flow: Flow) -> None:
     assert flow.record().incident == incident, "nobody knows yet whether this run gets anywhere"
     flow.ledger.commit(lease, flow.changes())
     assert flow.record().incident is None
+
+
+def test_incident_is_not_of_unknown_flows_nor_of_ended_ones(flow: Flow) -> None:
+    assert flow.ledger.note_incident(str(uuid.uuid4()), "factory failed", "m") is None
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    noted = flow.other.note_incident(flow.uuid, "factory failed", "m")
+    assert noted == flow.record()
+    assert noted.incident is None
+
+
+def test_incident_of_the_owner_gives_the_flow_up_in_the_same_write(flow: Flow) -> None:
+    lease = flow.take().lease
+    noted = flow.ledger.note_incident(flow.uuid, "code changed", "m", lease)
+    assert noted == flow.record()
+    assert (noted.owner, noted.lease_expires_at) == (None, None)
+    assert noted.check_at == noted.incident["next_try_at"] > noted.incident["last_at"]
+    flow.take()
+    again = flow.ledger.note_incident(flow.uuid, "code changed", "late", lease)
+    assert again.owner is not None, "whoever was superseded changes nothing"
+    assert again.incident["count"] == 1
+
+
+def test_nobody_rings_for_a_flow_that_rests_after_an_incident(flow: Flow) -> None:
+    flow.park()
+    flow.other.note_incident(flow.uuid, "factory failed", "m")
+    delivered = flow.deliver()
+    assert delivered.items[0].disposition is Disposition.ACCEPTED
+    assert not delivered.must_ring
+    lease = flow.take().lease
+    flow.ledger.commit(lease, flow.changes())
+    flow.ledger.release(lease)
+    assert flow.deliver(attempt=2).must_ring, "the incident is over"
+
+
+def list_flows(store: Store, limit: int = 100, **wanted: Any) -> list[str]:
+    """Return the uuids of all flows, read page by page."""
+    found: list[r.FlowRecord] = []
+    after = None
+    while page := list(store.other.flows(r.FlowPage(limit=limit, after=after, **wanted))):
+        assert len(page) <= limit
+        found += page
+        after = r.place_of_flow(page[-1])
+    return [record.flow_uuid for record in found]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_flows_are_listed_in_pages_incidents_first_then_the_newest(
+    store: Store, limit: int
+) -> None:
+    flows = [make_flow(store) for _ in range(6)]
+    for flow in flows:
+        flow.park()
+    for flow in (flows[1], flows[4]):
+        store.ledger.note_incident(flow.uuid, "factory failed", "m")
+    wanted = [flows[n].uuid for n in (4, 1, 5, 3, 2, 0)]
+    assert list_flows(store, limit) == wanted
+    assert list_flows(store, limit, only_incidents=True) == wanted[:2]
+    assert list_flows(store, limit, state=DELAYED) == wanted
+    assert list_flows(store, limit, state=states.SUCCESS) == []
+
+
+def test_flows_are_listed_by_the_state_that_is_lived(store: Store) -> None:
+    parked, running, resting, ended, given_up, expired = (make_flow(store) for _ in range(6))
+    parked.park()
+    running.take()
+    resting.park()
+    store.ledger.set_wish(resting.uuid, r.WISH_SUSPEND, None)
+    lease = ended.take().lease
+    ended.ledger.commit(lease, ended.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    lease = given_up.take().lease
+    given_up.ledger.commit(lease, given_up.changes())
+    given_up.ledger.release(lease)
+    expired.park()
+    expired.take(seconds=0.001)
+    wait_until(lambda: not rules.has_owner(expired.record(), store.ledger.now()))
+    wanted = {
+        DELAYED: {parked.uuid, expired.uuid},
+        states.RUNNING: {running.uuid, given_up.uuid},
+        states.SUSPENDED: {resting.uuid},
+        states.SUCCESS: {ended.uuid},
+        states.PENDING: set(),
+        states.FAILURE: set(),
+        states.REVERTED: set(),
+    }
+    assert {state: set(list_flows(store, 2, state=state)) for state in wanted} == wanted
+
+
+def test_uuids_are_of_all_that_the_ledger_has_to_do_with(store: Store) -> None:
+    flows = [make_flow(store) for _ in range(5)]
+    stray = make_flow(store)
+    for flow in flows:
+        flow.park()
+    wanted = sorted(flow.uuid for flow in flows)
+    found: list[str] = []
+    while page := store.other.flow_uuids(found[-1] if found else "", 2):
+        found += page
+    assert found == wanted
+    assert stray.uuid not in found, "a flow that no lazy engine ever had in hand"
 
 
 def test_first_job_gives_the_flow_its_name_for_good(flow: Flow) -> None:

@@ -157,14 +157,16 @@ def test_delayed_task_that_is_gone_from_the_code_is_an_incident_until_it_is_back
     before = world.snapshot(with_incident=False)
     release(_CODE.format(name="renamed"))
     for _ in range(2):
-        with pytest.raises(lazy_engine.FlowIncident, match=r"'waits'.* put them back") as caught:
+        with pytest.raises(
+            lazy_engine.FlowIncident, match=r"'waits' \(DELAYED\) is gone"
+        ) as caught:
             world.client.resume(world.flow_uuid)
         assert caught.value.flow_uuid == world.flow_uuid
         assert world.flow_uuid in str(caught.value)
         assert world.snapshot(with_incident=False) == before
     incident = world.client.flow(world.flow_uuid).incident
     assert incident is not None
-    assert (incident.kind, incident.count) == ("task gone", 2)
+    assert (incident.kind, incident.count) == ("code changed", 2)
     assert world.client.complete(world.token, "kept").disposition is Disposition.ACCEPTED
     with pytest.raises(lazy_engine.FlowIncident):
         world.client.resume(world.flow_uuid)
@@ -174,7 +176,7 @@ def test_delayed_task_that_is_gone_from_the_code_is_an_incident_until_it_is_back
     assert world.client.flow(world.flow_uuid).incident is None
 
 
-@pytest.mark.parametrize("kind", ["no factory", "factory failed", "task gone"])
+@pytest.mark.parametrize("kind", ["no factory", "factory failed", "code changed"])
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_conductor_keeps_a_flow_that_it_cannot_run(
     backend: Any,

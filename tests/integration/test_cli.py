@@ -280,6 +280,35 @@ def test_show_names_tasks_that_the_code_no_longer_has(
     assert "two" in text
 
 
+def test_drift_is_previewed_without_running_anything(
+    run: Run, parked: str, tmp_path: pathlib.Path
+) -> None:
+    assert run("show", parked, "--drift").stdout == "the code has not changed\n"
+    (tmp_path / "flows.py").write_text(FLOWS.replace('last="last"', 'last="other"'))
+    text = run("show", parked, "--drift").stdout
+    assert "allowed: 'other' is added" in text
+    assert "allowed: 'last' (PENDING) is gone" in text
+    assert shown(run, parked)["drift"] is None
+    (tmp_path / "flows.py").write_text(FLOWS.replace('Ask("two")', 'Ask("three")'))
+    answer = run("show", parked, "--drift", "--json", exits=ExitCode.INCIDENT)
+    document = json.loads(answer.stdout)
+    assert document["can_resume"] is False
+    harmful = [change for change in document["changes"] if change["is_harmful"]]
+    assert [(change["what"], change["name"]) for change in harmful] == [("gone", "two")]
+    assert shown(run, parked)["incident"] is None
+    run("resume", parked, exits=ExitCode.INCIDENT)
+    assert "'two' (DELAYED) is gone" in run("show", parked).stdout
+
+
+def test_code_that_changed_where_it_may_is_shown_with_the_flow(
+    run: Run, parked: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "flows.py").write_text(FLOWS.replace('last="last"', 'last="other"'))
+    run("resume", parked)
+    assert run("show", parked).stdout.startswith("resumed by changed code ")
+    assert shown(run, parked)["drift"]["count"] == 2
+
+
 def test_incident_comes_first_and_has_its_own_code(
     run: Run, parked: str, tmp_path: pathlib.Path
 ) -> None:
@@ -290,6 +319,38 @@ def test_incident_comes_first_and_has_its_own_code(
     (tmp_path / "flows.py").write_text(FLOWS)
     run("resume", parked)
     assert shown(run, parked)["incident"] is None
+
+
+def test_flows_are_listed_incidents_first(run: Run, parked: str, tmp_path: pathlib.Path) -> None:
+    broken = run("submit", "flows:takes", "--args", '["broken"]').stdout.strip()
+    ended = run("submit", "flows:takes", "--args", '["ended"]', "--run").stdout.strip()
+    (tmp_path / "flows.py").write_text(FLOWS.replace("def takes(name)", "def gone(name)"))
+    run("resume", broken, exits=ExitCode.INCIDENT)
+    lines = run("flows").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["FLOW", broken, ended, parked]
+    assert "factory failed, 1 times, next try in " in lines[1]
+    assert lines[3].split()[1:3] == ["DELAYED", "2"]
+    assert [line.split()[0] for line in run("flows", "--incidents").stdout.splitlines()[1:]] == [
+        broken
+    ]
+    assert ended in run("flows", "--state", "SUCCESS").stdout
+    assert run("flows", "--state", "REVERTED").stderr == "no such flows\n"
+
+
+def test_flows_come_in_pages(run: Run, parked: str) -> None:
+    for number in range(3):
+        run("submit", "flows:takes", "--args", f'["flow {number}"]')
+    seen, after = [], ""
+    while True:
+        words = ["flows", "--limit", "3", "--json", *(["--after", after] if after else [])]
+        document = json.loads(run(*words).stdout)
+        seen += [flow["name"] for flow in document["flows"]]
+        after = document["next"]
+        if not after:
+            break
+    assert seen == ["flow 2", "flow 1", "flow 0", "letter"]
+    run("flows", "--after", "nonsense", exits=ExitCode.WRONG_USE)
+    run("flows", "--limit", "0", exits=ExitCode.WRONG_USE)
 
 
 def test_unknown_flows_and_delays(run: Run, parked: str) -> None:

@@ -147,6 +147,32 @@ def test_nobody_rings_in_vain(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("incident", "rests"),
+    [(None, False), ({"next_try_at": None}, True), ({"next_try_at": NOW}, False)],
+)
+def test_flow_rests_after_an_incident(incident: Any, rests: bool) -> None:
+    assert rules.rests(flow(incident=incident), NOW) is rests
+    assert rules.may_ring(flow(incident=incident), NOW) is not rests
+    assert rules.rests(flow(incident={"next_try_at": NOW + 1}), NOW)
+
+
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [
+        ({}, DELAYED),
+        ({"owner": "me", "lease_expires_at": NOW + 1}, states.RUNNING),
+        ({"owner": "me", "lease_expires_at": NOW}, DELAYED),
+        ({"wish": WISH_SUSPEND}, states.SUSPENDED),
+        ({"wish": WISH_SUSPEND, "owner": "me", "lease_expires_at": NOW + 1}, states.RUNNING),
+        ({"state": states.SUCCESS, "wish": WISH_SUSPEND}, states.SUCCESS),
+        ({"state": states.RUNNING}, states.RUNNING),
+    ],
+)
+def test_flow_is_lived_as(values: dict[str, Any], state: str) -> None:
+    assert rules.lived_state(flow(**values), NOW) == state
+
+
+@pytest.mark.parametrize(
     ("old", "new", "moves"),
     [
         (states.RUNNING, DELAYED, True),

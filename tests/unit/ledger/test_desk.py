@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from typing import Any
 
@@ -10,7 +11,13 @@ from taskflow import states
 
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger.desk import META_ATTEMPTS, Desk, next_incident, stored_attempt
+from lazy_engine.ledger.desk import (
+    META_ATTEMPTS,
+    Desk,
+    next_incident,
+    note_incident,
+    stored_attempt,
+)
 from lazy_engine.outcome import Result, encode_json
 from lazy_engine.receipt import Disposition
 from lazy_engine.token import EXECUTE, REVERT, DelayKey
@@ -157,6 +164,49 @@ def test_incidents_are_counted_from_the_first() -> None:
         "first_at": 10,
         "last_at": 10,
         "count": 1,
+        "next_try_at": None,
     }
     second = next_incident(first, "other", "m", 20)
     assert (second["first_at"], second["last_at"], second["count"]) == (10, 20, 2)
+    assert second["next_try_at"] == 20 + 20_000_000
+
+
+def parked(**values: Any) -> r.FlowRecord:
+    return r.FlowRecord(flow_uuid="f", flow_name="flow", state=DELAYED, has_factory=True, **values)
+
+
+def test_incident_says_when_the_flow_is_looked_at_again_and_answers_the_doorbell() -> None:
+    noted = note_incident(parked(rung_at=5), "factory failed", "m", 10)
+    assert noted.incident is not None
+    assert noted.check_at == noted.incident["next_try_at"] == 10 + 10_000_000
+    assert (noted.rung_at, noted.changed_at) == (None, 10)
+
+
+def test_incident_of_a_flow_that_is_over_is_none() -> None:
+    over = parked(rung_at=5, owner=None)
+    over = dataclasses.replace(over, state="SUCCESS")
+    assert note_incident(over, "factory failed", "m", 10) is over
+
+
+def test_incident_of_its_owner_gives_the_flow_up() -> None:
+    lease = r.Lease(
+        flow_uuid="f",
+        owner="me",
+        epoch=3,
+        commit_number=1,
+        seconds=30,
+        key_id="k",
+        pulse=r.Pulse(wish=None, arrival_number=0),
+    )
+    mine = parked(owner="me", epoch=3, lease_expires_at=99)
+    noted = note_incident(mine, "code changed", "m", 10, lease)
+    assert (noted.owner, noted.lease_expires_at, noted.check_at) == (None, None, 10_000_010)
+    for others in (parked(owner="me", epoch=4), parked(owner="you", epoch=3)):
+        assert note_incident(others, "code changed", "m", 10, lease) is others
+
+
+def test_incident_elsewhere_does_not_disturb_a_living_owner() -> None:
+    owned = parked(owner="me", lease_expires_at=99, rung_at=5, check_at=99)
+    noted = note_incident(owned, "factory failed", "m", 10)
+    assert noted.incident is not None
+    assert (noted.owner, noted.rung_at, noted.check_at) == ("me", 5, 99)

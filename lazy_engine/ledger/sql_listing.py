@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQL ledger's lists of flows, page by page and by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from taskflow import states
+
+from lazy_engine import rules
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.sql_book import SqlBook
+
+
+class SqlListing(SqlBook):
+    """Lists flows."""
+
+    def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
+        def work(connection: sa.Connection) -> list[r.FlowRecord]:
+            found: list[r.FlowRecord] = []
+            # One after the other, each by an index of its own.
+            for is_sound in (False, True):
+                if is_sound and page.only_incidents:
+                    break
+                left = page.limit - len(found)
+                if left and (page.after is None or page.after[0] <= is_sound):
+                    found += self._flows_of(connection, page, is_sound=is_sound, limit=left)
+            return found
+
+        return self._transactor.read(work)
+
+    def _flows_of(
+        self, connection: sa.Connection, page: r.FlowPage, *, is_sound: bool, limit: int
+    ) -> list[r.FlowRecord]:
+        c = self._flows.c
+        query = sa.select(self._flows).where(
+            c.incident.is_(None) if is_sound else c.incident.is_not(None)
+        )
+        if page.state is not None:
+            query = query.where(self._is_lived_as(page.state))
+        if page.after is not None and page.after[0] == is_sound:
+            created_at, flow_uuid = -page.after[1], page.after[2]
+            query = query.where(
+                c.created_at <= created_at,
+                sa.or_(c.created_at < created_at, c.flow_uuid > flow_uuid),
+            )
+        query = query.order_by(c.created_at.desc(), c.flow_uuid).limit(limit)
+        return [sql_row.to_flow(dict(row._mapping)) for row in connection.execute(query)]
+
+    def _is_lived_as(self, state: str) -> sa.ColumnElement[bool]:
+        """Return ``rules.lived_state(flow) == state`` in SQL."""
+        c = self._flows.c
+        if state in rules.FINAL_STATES:
+            return c.state == state
+        is_open = c.state.not_in(sorted(rules.FINAL_STATES))
+        is_owned = sa.and_(c.owner.is_not(None), c.lease_expires_at > self._clock())
+        is_suspended = sa.func.coalesce(c.wish, "") == r.WISH_SUSPEND
+        as_stored = sa.and_(c.state == state, sa.not_(is_owned), sa.not_(is_suspended))
+        if state == states.RUNNING:
+            return sa.or_(sa.and_(is_open, is_owned), as_stored)
+        if state == states.SUSPENDED:
+            return sa.or_(sa.and_(is_open, sa.not_(is_owned), is_suspended), as_stored)
+        return as_stored
+
+    def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
+        def work(connection: sa.Connection) -> list[str]:
+            found = set(self._details.delayed_uuids(connection, after, limit))
+            for table in (self._flows, self._tables.delays):
+                column = table.c.flow_uuid
+                query = sa.select(column).distinct().where(column > after)
+                found.update(connection.execute(query.order_by(column).limit(limit)).scalars())
+            return sorted(found)[:limit]
+
+        return self._transactor.read(work)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing incidents on flows, by whoever finds that it cannot run one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from taskflow.persistence import models
+
+from lazy_engine import errors, rules
+from lazy_engine.ledger import owner
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.protocol import Ledger, TakeRequest
+
+#: Long enough for the one write that gives it up again.
+_LEASE_SECONDS: Final = 30.0
+
+
+def write(
+    ledger: Ledger,
+    flow_uuid: str,
+    kind: str,
+    message: str,
+    cause: BaseException | None = None,
+    *,
+    lease: r.Lease | None = None,
+) -> errors.FlowIncident:
+    """Write on a flow that it could not be run, and return what to raise.
+
+    Not recorded if the store does not know the flow (yet), or the flow is over.
+
+    :param lease: of the owner that gives the flow up with this.
+    :raises StoreUnavailable: the incident could not be written.
+    """
+    record = ledger.note_incident(flow_uuid, kind, message, lease)
+    return errors.FlowIncident(
+        message,
+        cause,
+        kind=kind,
+        is_recorded=record is not None and not rules.is_over(record),
+        flow_uuid=flow_uuid,
+    )
+
+
+def write_first(
+    ledger: Ledger,
+    detail: models.FlowDetail,
+    kind: str,
+    message: str,
+    cause: BaseException | None = None,
+    *,
+    origin: Mapping[str, Any] | None = None,
+) -> errors.FlowIncident:
+    """Do the same for a flow that may never have begun, so that the store knows it from now on.
+
+    :param origin: ``{"job_name", "job_priority"}`` of the job that brought the flow.
+    """
+    found = write(ledger, detail.uuid, kind, message, cause)
+    if found.is_recorded or "factory" not in (detail.meta or {}):
+        return found
+    request = TakeRequest(
+        flow_uuid=detail.uuid,
+        owner=owner.name(),
+        seconds=_LEASE_SECONDS,
+        newcomer=r.Newcomer(
+            flow_name=str(detail.name),
+            has_factory=True,
+            key_id=ledger.signing_key().key_id,
+            job_name=(origin or {}).get("job_name"),
+            job_priority=(origin or {}).get("job_priority"),
+        ),
+        known=None,
+        may_rerun=False,
+        resumes=False,
+        is_dead=owner.is_dead,
+    )
+    try:
+        answer = ledger.take(request)
+    except errors.UnknownFlow:
+        return found
+    if isinstance(answer, r.Refused):
+        return found
+    return write(ledger, detail.uuid, kind, message, cause, lease=answer.lease)
