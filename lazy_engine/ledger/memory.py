@@ -21,6 +21,7 @@ from taskflow.persistence import models
 from lazy_engine import errors, host, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import turn
 from lazy_engine.ledger.desk import Desk, next_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees, TakeRequest, fenced
@@ -182,7 +183,8 @@ class MemoryLedger:
             if refused := changes.answered(self._unabsorbed(lease.flow_uuid, with_early=True)):
                 return r.Committed(pulse=lease.pulse, refused=refused)
             self._write_details(changes)
-            self._apply(lease.flow_uuid, changes, now)
+            delays = self._delays.setdefault(lease.flow_uuid, {})
+            turn.apply(delays, changes, now)
             record = dataclasses.replace(
                 record,
                 commit_number=record.commit_number + 1,
@@ -197,7 +199,7 @@ class MemoryLedger:
             has_ended = ending is not None and not (arrivals and ending.absorbs)
             if ending is not None and has_ended:
                 if ending.is_final:
-                    self._close_all(lease.flow_uuid, now)
+                    turn.close_all(delays, now)
                 record = dataclasses.replace(
                     record,
                     owner=None,
@@ -222,44 +224,8 @@ class MemoryLedger:
         with self._connection() as connection:
             connection.update_flow_details(detail, ignore_missing=True)
 
-    def _apply(self, flow_uuid: str, changes: r.Changes, now: int) -> None:
-        delays = self._delays.setdefault(flow_uuid, {})
-        for opening in changes.opened:
-            early = delays.get(opening.key) or r.DelayRecord(
-                key=opening.key, task_name=opening.task_name
-            )
-            delays[opening.key] = dataclasses.replace(
-                early, opened_at=now, details_text=opening.details_text
-            )
-        for key in changes.absorbed:
-            delay = delays[key]
-            delays[key] = dataclasses.replace(
-                delay, absorbed_at=now, opened_at=delay.opened_at or now
-            )
-        for closing in changes.closed:
-            for key, delay in delays.items():
-                if (
-                    (key.atom_uuid, key.kind) == (closing.atom_uuid, closing.kind)
-                    and key.attempt <= closing.up_to_attempt
-                    and delay.closed_at is None
-                ):
-                    delays[key] = dataclasses.replace(
-                        delay, closed_at=now, close_reason=closing.reason
-                    )
-
-    def _close_all(self, flow_uuid: str, now: int) -> None:
-        delays = self._delays.setdefault(flow_uuid, {})
-        for key, delay in delays.items():
-            if delay.closed_at is None:
-                delays[key] = dataclasses.replace(delay, closed_at=now, close_reason=r.CLOSED_ENDED)
-
     def _unabsorbed(self, flow_uuid: str, *, with_early: bool) -> list[r.DelayRecord]:
-        found = [
-            delay
-            for delay in self._delays.get(flow_uuid, {}).values()
-            if delay.is_unabsorbed and (with_early or delay.opened_at is not None)
-        ]
-        return sorted(found, key=lambda delay: delay.arrival_number or 0)
+        return turn.unabsorbed(self._delays.get(flow_uuid, {}).values(), with_early=with_early)
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         with self._lock:
