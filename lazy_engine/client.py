@@ -17,6 +17,7 @@ from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
 from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine.address import ZOOKEEPER, kind_of, zookeeper_conf
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import stored_attempt
@@ -416,6 +417,7 @@ def open_backend(persistence: Any) -> Any:
 
     :raises UnsupportedBackend: a memory configuration, or none at all.
     :raises StoreUnavailable: the store cannot be reached.
+    :raises ValueError: the address cannot be read.
     """
     if not isinstance(persistence, (dict, str)):
         if not hasattr(persistence, "get_connection"):
@@ -431,6 +433,8 @@ def open_backend(persistence: Any) -> Any:
             "a memory configuration would make another, empty store: pass the backend"
             " object itself (for an engine without a backend, engine.storage.backend)"
         )
+    if kind_of(connection) == ZOOKEEPER and "://" in connection:
+        conf = {**zookeeper_conf(connection), **conf, "connection": ZOOKEEPER}
     try:
         backend = backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:

@@ -17,6 +17,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
 from lazy_engine import errors
+from lazy_engine.address import ZOOKEEPER, kind_of, zookeeper_conf
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -49,7 +50,10 @@ class Session:
     @property
     def store_name(self) -> str:
         """The store's address without its password."""
-        return _url(self._require_persistence()).render_as_string(hide_password=True)
+        address = self._require_persistence()
+        if kind_of(address) == ZOOKEEPER:
+            return board_name(address)
+        return _url(address).render_as_string(hide_password=True)
 
     def open_store(self, *, may_create: bool = False) -> Any:
         """Return the persistence backend.
@@ -60,11 +64,12 @@ class Session:
         :raises StoreUnavailable: it cannot be reached.
         """
         address = self._require_persistence()
-        url = _url(address)
-        if url.get_backend_name() == "sqlite" and not may_create:
-            _require_file(url)
-        if url.get_backend_name() == "memory":
-            raise UsageError("a memory store ends with the command that made it: use sqlite")
+        if kind_of(address) != ZOOKEEPER:
+            url = _url(address)
+            if url.get_backend_name() == "sqlite" and not may_create:
+                _require_file(url)
+            if url.get_backend_name() == "memory":
+                raise UsageError("a memory store ends with the command that made it: use sqlite")
         try:
             backend = open_backend(address)
         except ValueError as error:
@@ -138,8 +143,8 @@ def _url(address: str) -> sa.URL:
         return sa.engine.make_url(address)
     except (sa_exc.ArgumentError, ValueError) as error:
         raise UsageError(
-            "--persistence takes an address such as sqlite:////path/to/flows.db or"
-            " postgresql+psycopg://user@host/database"
+            "--persistence takes an address such as sqlite:////path/to/flows.db,"
+            " postgresql+psycopg://user@host/database or zookeeper://host:port/path"
         ) from error
 
 
@@ -156,30 +161,21 @@ def _require_file(url: sa.URL) -> None:
 def board_conf(address: str) -> dict[str, Any]:
     """Return TaskFlow's configuration for a job board's address.
 
-    ZooKeeper's is read here, since TaskFlow takes only one host from an
-    address. ``check_compatible`` is off unless it is asked for: TaskFlow's
-    check needs a four letter word that ZooKeeper's own default forbids.
-
     :raises UsageError: it is no address.
     """
-    kind, separator, rest = address.partition("://")
+    kind, separator, _ = address.partition("://")
     if not separator or not kind:
         raise UsageError("--jobboard takes an address such as zookeeper://host:port/path")
-    if kind != "zookeeper":
+    if kind != ZOOKEEPER:
         return {"board": address}
-    place, _, query = rest.partition("?")
-    hosts, slash, path = place.partition("/")
-    if not hosts:
-        raise UsageError("--jobboard names no host: zookeeper://host:port/path")
-    conf: dict[str, Any] = {"board": kind, "hosts": hosts, "check_compatible": False}
-    if path.rstrip("/"):
-        conf["path"] = slash + path.rstrip("/")
-    conf.update(urllib.parse.parse_qsl(query))
-    return conf
+    try:
+        return {"board": kind, **zookeeper_conf(address)}
+    except ValueError as error:
+        raise UsageError(f"--jobboard: {error}") from error
 
 
 def board_name(address: str) -> str:
-    """Return a job board's address without password and options."""
+    """Return a job board's or a store's address without password and options."""
     kind, _, rest = address.partition("://")
     return f"{kind}://{rest.partition('?')[0].rpartition('@')[2]}"
 

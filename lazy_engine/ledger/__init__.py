@@ -49,11 +49,15 @@ def _open(backend: Any) -> Ledger:
 
         return MemoryLedger(weakref.proxy(backend))
     kind = type(backend).__name__
+    if kind == "ZkBackend":
+        from lazy_engine.ledger import zookeeper
+
+        return zookeeper.open_ledger(backend)
     engine = getattr(backend, "engine", None) if kind == "SQLAlchemyBackend" else None
     if engine is None:
         raise errors.UnsupportedBackend(
             f"no ledger for the persistence backend {kind}: lazy_engine keeps one in"
-            " memory, sqlite and postgresql"
+            " memory, sqlite, postgresql and zookeeper"
         )
     if engine.dialect.name not in ("sqlite", "postgresql"):
         raise errors.UnsupportedBackend(
@@ -91,15 +95,17 @@ def upgrade(backend: Any) -> None:
 
 
 def _upgrade_host(backend: Any) -> None:
-    for pause_seconds in (*_UPGRADE_PAUSES_SECONDS, None):
-        try:
-            with contextlib.closing(backend.get_connection()) as connection:
+    # To connect is tried once: TaskFlow's ZooKeeper backend takes 15 seconds
+    # over a server that is not there.
+    with contextlib.closing(backend.get_connection()) as connection:
+        for pause_seconds in (*_UPGRADE_PAUSES_SECONDS, None):
+            try:
                 connection.upgrade()
-        except taskflow_exceptions.StorageFailure:
-            # Two processes that make TaskFlow's tables at the same moment
-            # stand in each other's way; the one that comes second finds them.
-            if pause_seconds is None:
-                raise
-            time.sleep(pause_seconds)
-        else:
-            return
+            except taskflow_exceptions.StorageFailure:
+                # Two processes that make TaskFlow's tables at the same moment
+                # stand in each other's way; the one that comes second finds them.
+                if pause_seconds is None:
+                    raise
+                time.sleep(pause_seconds)
+            else:
+                return

@@ -29,12 +29,16 @@ class Guarantees:
     :ivar needs_json: outcomes and results must be JSON.
     :ivar is_durable: what is committed outlives the process.
     :ivar is_shared: other processes see it.
+    :ivar has_clock: leases are timed by one clock for all; without one each
+        observer takes over only what it has itself seen unchanged for a whole
+        lease.
     """
 
     store: str
     needs_json: bool
     is_durable: bool
     is_shared: bool
+    has_clock: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from kazoo import exceptions as kazoo_exceptions
 from taskflow import states
 from taskflow.persistence import backends, models
 
 from lazy_engine import errors, ledger
+from lazy_engine.client import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
@@ -29,7 +31,7 @@ from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "zookeeper")
 A_LONG_LEASE = 600.0
 A_SHORT_LEASE = 0.2
 PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
@@ -53,10 +55,8 @@ class Store:
             pytest.skip("only where other processes and connections can be lost")
 
 
-def _open(url: str) -> Any:
-    backend = backends.fetch({"connection": url})
-    ledger.upgrade(backend)
-    return backend
+def _open(url: str | None) -> Any:
+    return open_backend(url)
 
 
 @pytest.fixture(params=STORES)
@@ -394,6 +394,25 @@ def test_expired_lease_is_taken_over_and_its_owner_fenced(flow: Flow) -> None:
     assert flow.snapshot() == before
 
 
+def test_newcomer_takes_an_expired_lease_at_once_or_where_no_clock_tells_after_a_whole_one(
+    flow: Flow, store: Store
+) -> None:
+    store.only_shared()
+    flow.take(seconds=1.0)
+    wait_until(lambda: flow.ledger.now() > flow.record().lease_expires_at)
+    with contextlib.closing(_open(store.url)) as backend:
+        newcomer = ledger.beside(backend)
+        answer = newcomer.take(flow.request())
+        if not store.ledger.guarantees.has_clock:
+            assert isinstance(answer, r.Refused), "it has seen the lease for no time at all"
+            assert 0.5 < answer.wait_seconds <= 1.0
+            answer = wait_until(
+                lambda: isinstance(again := newcomer.take(flow.request()), r.Taken) and again
+            )
+        assert isinstance(answer, r.Taken)
+        newcomer.close()
+
+
 def test_expiry_alone_fences_nobody(flow: Flow) -> None:
     lease = flow.take(seconds=0.001).lease
     wait_until(lambda: flow.ledger.now() > flow.record().lease_expires_at)
@@ -583,8 +602,16 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
 
     :param gives_up: the store stays away, so that the ledger gives up.
     """
+    lose_answers = _lose_sql_answer if hasattr(on, "_transactor") else _lose_zookeeper_answer
+    with lose_answers(on, gives_up) as lost:
+        yield
+    assert lost
+
+
+@contextlib.contextmanager
+def _lose_sql_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
     engine = on._transactor.engine
-    lost = []
+    lost: list[bool] = []
 
     def lose(connection: sa.Connection) -> None:
         if not lost:
@@ -608,12 +635,36 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
     if gives_up:
         sa.event.listen(engine, "begin", refuse)
     try:
-        yield
+        yield lost
     finally:
         sa.event.remove(engine, "commit", lose)
         if gives_up:
             sa.event.remove(engine, "begin", refuse)
-    assert lost
+
+
+@contextlib.contextmanager
+def _lose_zookeeper_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
+    connection = on._connection
+    transact, wait = connection._transact, connection._wait
+    lost: list[bool] = []
+
+    def lose(*transaction: Any) -> Any:
+        answer = transact(*transaction)
+        if not lost:
+            lost.append(True)
+            raise kazoo_exceptions.ConnectionLoss
+        return answer
+
+    def refuse(asked: Any) -> Any:
+        if lost and gives_up:
+            raise kazoo_exceptions.ConnectionLoss
+        return wait(asked)
+
+    connection._transact, connection._wait = lose, refuse
+    try:
+        yield lost
+    finally:
+        del connection._transact, connection._wait
 
 
 # -- parking ---------------------------------------------------------------
@@ -1232,11 +1283,12 @@ def test_unknown_key_is_an_invalid_token(store: Store) -> None:
 
 def test_store_tells_what_it_guarantees(store: Store) -> None:
     guarantees = store.ledger.guarantees
-    is_database = store.name in ("sqlite", "postgresql")
-    assert guarantees.store == (store.name if is_database else "memory")
-    assert guarantees.needs_json is is_database
-    assert guarantees.is_durable is is_database
-    assert guarantees.is_shared is is_database
+    is_memory = "memory" in store.name
+    assert guarantees.store == ("memory" if is_memory else store.name)
+    assert guarantees.needs_json is not is_memory
+    assert guarantees.is_durable is not is_memory
+    assert guarantees.is_shared is not is_memory
+    assert guarantees.has_clock is (store.name != "zookeeper")
 
 
 def test_store_that_needs_json_refuses_the_rest(store: Store) -> None:
@@ -1261,19 +1313,18 @@ def test_too_large_outcome_is_refused_at_the_byte(store: Store) -> None:
 #: Stands ready before it says so, and opens the store when it is told to.
 OPEN_AND_SIGN = """
 import contextlib, sys
-from taskflow.persistence import backends
 from lazy_engine import ledger
+from lazy_engine.client import open_backend
 print("ready", flush=True)
 sys.stdin.readline()
-backend = backends.fetch({"connection": sys.argv[1]})
-ledger.upgrade(backend)
+backend = open_backend(sys.argv[1])
 with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
     key = opened.signing_key()
 print(key.key_id, key.secret.hex())
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "zookeeper"])
 def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ZooKeeper ledger's side of delivering outcomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from lazy_engine import rules
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import Desk
+from lazy_engine.ledger.zookeeper_book import ZooKeeperBook
+
+
+class ZooKeeperDelivery(ZooKeeperBook):
+    """Records outcomes; the first one wins."""
+
+    def deliver(
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery], *, rings: bool
+    ) -> r.DeliveredToFlow | None:
+        return self._connection.repeat(lambda: self._deliver(flow_uuid, deliveries, rings))
+
+    def _deliver(
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery], rings: bool
+    ) -> r.DeliveredToFlow | None:
+        now = self.now()
+        before = self._load(flow_uuid)
+        if before is None:
+            return None
+        record = self._seen(before)
+        keys = [delivery.key for delivery in deliveries]
+        stored = self._delays.find(keys)
+        desk = Desk(record, now, record.arrival_number + 1)
+        desk.put_delays(stored.values())
+        desk.put_atoms(self._details.atom_states({key.atom_uuid for key in keys}))
+        items = [desk.receive(delivery) for delivery in deliveries]
+        may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
+        after = dataclasses.replace(
+            before,
+            record=dataclasses.replace(
+                before.record,
+                arrival_number=record.arrival_number + len(deliveries),
+                rung_at=now if may_ring and rings else record.rung_at,
+            ),
+        )
+        self._write(before, after, self._delays.change(stored, {**desk.arrived, **desk.late}))
+        return r.DeliveredToFlow(
+            items=items,
+            record=record,
+            has_owner=rules.has_owner(record, now),
+            must_ring=may_ring and rings,
+            is_rung=rules.is_rung(record, now),
+        )
