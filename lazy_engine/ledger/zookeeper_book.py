@@ -119,7 +119,7 @@ class ZooKeeperBook:
                 raise _too_large(operation, after.record.flow_uuid)
         path = self._paths.flow(after.record.flow_uuid)
         guard = Guard(path, before.version, node.encode_flow(after))
-        if sum(map(size_of, operations)) + size_of(guard) > PACKET_BYTES:
+        if operations and sum(map(size_of, operations)) + size_of(guard) > PACKET_BYTES:
             large = dataclasses.replace(after, version=before.version)
             committed = self._redo.commit(large, operations)
             self._carry_out(after.record.flow_uuid)

@@ -105,7 +105,8 @@ class DelayNodes:
             place for bucket in listed for place in sorted(_read_waiting(*one) for one in bucket)
         )
         later = (place for place in places if page.after is None or place > page.after)
-        while batch := list(itertools.islice(later, max(page.limit, 100))):
+        size = page.limit if page.task_name is None else max(page.limit, 100)
+        while batch := list(itertools.islice(later, size)):
             yield [
                 DelayKey(flow_uuid=place[1], atom_uuid=place[2], kind=place[3], attempt=place[4])
                 for place in batch

@@ -650,7 +650,8 @@ def _lose_zookeeper_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
 
     def lose(*transaction: Any) -> Any:
         answer = transact(*transaction)
-        if not lost:
+        was_carried_out = not any(isinstance(one, Exception) for one in answer)
+        if was_carried_out and not lost:
             lost.append(True)
             raise kazoo_exceptions.ConnectionLoss
         return answer
