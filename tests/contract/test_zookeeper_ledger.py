@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -498,3 +499,110 @@ def test_client_takes_an_address_of_zookeeper(zookeeper_url: str) -> None:
         assert client.complete(token, {"n": 1}).disposition is Disposition.ACCEPTED
         assert client.resume(flow_uuid, flow=flow) == states.SUCCESS
         assert dict(client.flow(flow_uuid).results) == {"ask": {"n": 1}}
+
+
+# -- death at every write ----------------------------------------------------
+
+
+class Counts(task.Task):
+    default_provides = "counted"
+
+    def execute(self) -> str:
+        return "counted"
+
+
+def waiting_flow() -> Any:
+    return linear_flow.Flow("flow").add(Counts("first"), Waits("ask"), Counts("last", provides="z"))
+
+
+class Mortal:
+    """Lets a ledger die at its n-th transaction, before or after it is carried out, and stay dead."""
+
+    def __init__(self, on: Any, number: int, *, is_before: bool) -> None:
+        self._transact = on._connection._transact
+        self._left = number
+        self._is_before = is_before
+        on._connection._transact = self
+
+    @property
+    def is_dead(self) -> bool:
+        return self._left <= 0
+
+    def __call__(self, *transaction: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise errors.StoreUnavailable("the keeper has no part in this")
+        if self.is_dead:
+            raise Crash
+        self._left -= 1
+        if not self.is_dead:
+            return self._transact(*transaction)
+        if not self._is_before:
+            self._transact(*transaction)
+        raise Crash
+
+
+def one_life(store: Store, flow_uuid: str) -> None:
+    """Do all that is to be done to a flow, from wherever it stands."""
+    stored = store.ledger.detail(flow_uuid)
+    client = Client(store.backend)
+    if client.flow(flow_uuid).state != DELAYED or not client.delays(flow_uuid=flow_uuid):
+        run_on(store, stored)
+    if client.delays(flow_uuid=flow_uuid):
+        assert client.complete(client.token(flow_uuid, "ask"), "yes").disposition in (
+            Disposition.ACCEPTED,
+            Disposition.DUPLICATE,
+        )
+    run_on(store, store.ledger.detail(flow_uuid))
+
+
+def run_on(store: Store, detail: Any) -> None:
+    engines.load(
+        waiting_flow(),
+        flow_detail=detail,
+        backend=store.backend,
+        engine="lazy",
+        lease_seconds=0.2,
+        busy_wait_seconds=30,
+    ).run()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("packet", "step"), [("large", 1), ("small", 3)])
+def test_death_at_any_write_is_survived(
+    packet: str, step: int, zookeeper_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if packet == "small":  # so that nearly every commit is a redo
+        for module in (zookeeper_book, zookeeper_redo):
+            monkeypatch.setattr(module, "PACKET_BYTES", 1300)
+    deaths = 0
+    with contextlib.closing(open_backend(zookeeper_url)) as second:
+        survivor = Store("zookeeper", zookeeper_url, second, ledger.beside(second), None)
+        for number in range(1, 100, step):
+            flow_uuid = stored_flow(second)
+            with contextlib.closing(open_backend(zookeeper_url)) as first:
+                mortal = Store("zookeeper", zookeeper_url, first, ledger.beside(first), None)
+                mortal.ledger.signing_key()
+                death = Mortal(mortal.ledger, number, is_before=bool(deaths % 2))
+                with contextlib.suppress(Crash):
+                    one_life(mortal, flow_uuid)
+            one_life(survivor, flow_uuid)
+            seen = Client(second).flow(flow_uuid)
+            assert seen.state == states.SUCCESS, number
+            assert dict(seen.results) == {"first": "counted", "ask": "yes", "last": "counted"}
+            (delay,) = survivor.ledger.delays_of(flow_uuid)
+            assert delay.absorbed_at is not None
+            if not death.is_dead:
+                break
+            deaths += 1
+        assert survivor.ledger.purge(survivor.ledger.now() + 1) == deaths + 1
+        assert left_below(survivor) == ["/lazy/ended/*", "/lazy/waiting/*"]
+    assert deaths > 5
+
+
+def stored_flow(backend: Any) -> str:
+    book, detail = models.LogBook("book"), models.FlowDetail("flow", str(uuid.uuid4()))
+    detail.meta = {}
+    book.add(detail)
+    with contextlib.closing(backend.get_connection()) as connection:
+        connection.save_logbook(book)
+    return str(detail.uuid)
