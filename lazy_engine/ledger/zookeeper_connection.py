@@ -30,6 +30,9 @@ _OPERATION_BYTES: Final = 100
 #: How long one request may take; kazoo itself waits for ever for a server.
 _REQUEST_SECONDS: Final = 15.0
 
+#: How many parents are remembered as made.
+_REMEMBERED_PARENTS: Final = 100
+
 #: How many requests are under way at a time when many znodes are read.
 _BATCH: Final = 256
 
@@ -111,6 +114,7 @@ class Connection:
     def __init__(self, client: Any, root_path: str) -> None:
         self._client = client
         self._root_path = root_path
+        self._made_parents: set[str] = set()
 
     # -- repeating --------------------------------------------------------
 
@@ -214,6 +218,7 @@ class Connection:
         :returns: ZooKeeper's answers to the guards, in order.
         :raises Changed: a guard did not hold; nothing was written.
         """
+        self._make_parents(operations)
         tries = 0
         while True:
             results = self._transact(guards, operations)
@@ -229,6 +234,22 @@ class Connection:
             if tries == _TRIES:
                 raise results[failed]
             operations = fitted
+
+    def _make_parents(self, operations: Sequence[Operation], *, anew: bool = False) -> None:
+        """Make the parents that may be missing, lest the whole is sent twice.
+
+        :param anew: those too that were made before, and may have been deleted.
+        """
+        wanted = {
+            operation.path.rpartition("/")[0]
+            for operation in operations
+            if isinstance(operation, Put) and operation.makes_parent
+        }
+        for path in wanted if anew else wanted - self._made_parents:
+            self.ensure(path)
+            if len(self._made_parents) >= _REMEMBERED_PARENTS:
+                self._made_parents.clear()
+            self._made_parents.add(path)
 
     def _transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> Sequence[Any]:
         transaction = self._client.transaction()
@@ -256,6 +277,7 @@ class Connection:
         out before; for the first entry of a bucket; and where an index has been
         tampered with.
         """
+        self._make_parents(operations, anew=True)
         exists = dict(
             zip(
                 (operation.path for operation in operations),
@@ -266,8 +288,6 @@ class Connection:
         fitted: list[Operation] = []
         for operation in operations:
             if isinstance(operation, Put):
-                if operation.makes_parent and not exists[operation.path]:
-                    self.ensure(operation.path.rpartition("/")[0])
                 fitted.append(dataclasses.replace(operation, is_new=not exists[operation.path]))
             elif exists[operation.path]:
                 fitted.append(operation)

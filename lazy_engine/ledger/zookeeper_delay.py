@@ -140,13 +140,13 @@ class DelayNodes:
         ):
             if new is not None and old is None:
                 yield Put(f"{path}/{name}", str(new.body).encode(), is_new=True)
-        for entry_of in (self._waiting_entry, self._arrived_entry):
+        for entry_of, is_in_bucket in ((self._waiting_entry, True), (self._arrived_entry, False)):
             old_entry = None if before is None else entry_of(before)
             new_entry = entry_of(after)
             if old_entry is not None and old_entry != new_entry:
                 yield Delete(old_entry)
             if new_entry is not None and old_entry != new_entry:
-                yield Put(new_entry, b"", is_new=True, makes_parent=True)
+                yield Put(new_entry, b"", is_new=True, makes_parent=is_in_bucket)
 
     def _waiting_entry(self, record: r.DelayRecord) -> str | None:
         if not record.is_open or record.opened_at is None:

@@ -105,9 +105,15 @@ class DetailNodes:
         if changes.flow_is_dirty:
             data = dumps(changes.flow.to_dict()).encode()
             operations.append(Put(flow_path, data, is_new=False))
-        paths = [self._paths.atom_detail(change.detail.uuid) for change in changes.atoms]
-        stored = self._connection.get_many(paths)
-        for change, path, found in zip(changes.atoms, paths, stored, strict=True):
+        changed = [
+            self._paths.atom_detail(change.detail.uuid)
+            for change in changes.atoms
+            if not change.is_new
+        ]
+        stored = dict(zip(changed, self._connection.get_many(changed), strict=True))
+        for change in changes.atoms:
+            path = self._paths.atom_detail(change.detail.uuid)
+            found = stored.get(path)
             before = {} if found is None else json.loads(found[0])["atom"]
             data = _encode_atom(change, before).encode()
             operations.append(Put(path, data, is_new=found is None))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from lazy_engine import errors, rules
 from lazy_engine.ledger import record as r
@@ -15,6 +15,9 @@ from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.zookeeper_book import ZooKeeperBook, new_commit_id
 from lazy_engine.ledger.zookeeper_node import FlowNode
 from lazy_engine.token import DelayKey
+
+#: Up to so many delays are read without asking first which of them there are.
+_FEW: Final = 8
 
 
 class ZooKeeperOwnership(ZooKeeperBook):
@@ -201,12 +204,12 @@ class ZooKeeperOwnership(ZooKeeperBook):
         """Return the stored delays that a commit is about, without bodies."""
         keys = [opening.key for opening in changes.opened]
         keys.extend(changes.absorbed)
-        if changes.closed:
-            keys.extend(
-                key
-                for key in self._delays.keys_of(lease.flow_uuid)
-                if any(turn.reaches(closing, key) for closing in changes.closed)
-            )
+        if changes.closed or len(keys) > _FEW:
+            there = self._delays.keys_of(lease.flow_uuid)
+            keys = [
+                *set(keys).intersection(there),
+                *(key for key in there if any(turn.reaches(one, key) for one in changes.closed)),
+            ]
         if (
             changes.opened
             or changes.cancels
