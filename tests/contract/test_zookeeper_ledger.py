@@ -243,6 +243,28 @@ def left_below(store: Store) -> list[str]:
     )
 
 
+def test_result_is_stored_as_it_was_when_it_was_saved(store: Store) -> None:
+    """Whoever made it may have changed it since."""
+    flow = make_flow(store)
+    lease = flow.take().lease
+    change = flow.mark(states.SUCCESS, 1)
+    result = {"a": 1}
+    encoded = store.ledger.encode_result(result)
+    result["a"] = 2
+    change.detail.results = result
+    columns = change.columns | {"results"}
+    flow.ledger.commit(
+        lease,
+        flow.changes(
+            atoms=[r.AtomChange(detail=change.detail, columns=columns, encoded_results=encoded)]
+        ),
+    )
+    assert flow.stored_task().results == {"a": 1}
+    result["a"] = {1, 2}  # no JSON any more, and not to be written again
+    flow.ledger.commit(lease, flow.changes(atoms=[change]))
+    assert flow.stored_task().results == {"a": 1}
+
+
 # -- what is too large -----------------------------------------------------
 
 
@@ -329,13 +351,28 @@ def test_index_that_was_tampered_with_stops_nobody(flow: Flow, store: Store) -> 
     assert flow.delay().is_unabsorbed
 
 
+def test_answered_delay_is_not_in_the_index_any_more(flow: Flow, store: Store) -> None:
+    connection, path = store.ledger._connection, store.ledger._paths.waiting_path
+    flow.park()
+    (bucket,) = connection.children(path)
+    assert len(connection.children(f"{path}/{bucket}")) == 1
+    flow.deliver()
+    assert connection.children(f"{path}/{bucket}") == []
+
+
 def test_nothing_is_left_of_a_purged_flow(flow: Flow, store: Store) -> None:
     flow.park()
+    stray = store.ledger._paths.chunk(flow.uuid, "of-a-delivery-that-died", 0)
+    store.ledger._connection.ensure(stray)
+    taken = flow.take()
+    flow.ledger.release(taken.lease)
+    assert chunks_of(store) == []
     flow.deliver()
     lease = flow.take().lease
     flow.absorb(lease, flow.key())
     flow.deliver("late", attempt=2)
     flow.ledger.commit(lease, flow.changes(), SUCCEEDS)
+    store.ledger._connection.ensure(stray)
     assert flow.ledger.purge(flow.ledger.now() + 1) == 1
     assert left_below(store) == ["/lazy/ended/*", "/lazy/waiting/*"]
 

@@ -82,7 +82,7 @@ def test_delay_comes_back_without_the_bodies_of_its_outcomes() -> None:
     assert node.decode_delay(key, node.encode_delay(empty)) == empty
 
 
-def test_every_field_of_a_flow_is_in_the_reference() -> None:
+def test_every_field_of_a_record_but_one_is_stored() -> None:
     body = json.loads(node.encode_flow(node.FlowNode(record=FLOW)))
     expected = set(r.FlowRecord.__dataclass_fields__) - {"lease_expires_at"}
     assert expected <= set(body)
