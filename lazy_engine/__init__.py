@@ -2,19 +2,20 @@
 """A TaskFlow engine that waits for the outside world without holding anything."""
 
 from lazy_engine.client import Client
-from lazy_engine.delay import DELAYED, Delay
+from lazy_engine.delay import DELAYED, Delay, StillWaiting
 from lazy_engine.errors import (
     DelayCancelled,
     DelayFailed,
     DelayMisuse,
+    DelayTimeout,
     Fenced,
     FlowBusy,
     FlowCancelled,
     FlowIncident,
     FlowSuspended,
+    HeartbeatTimeout,
     InvalidToken,
     LazyEngineError,
-    NotSupportedYet,
     OutcomeNotStorable,
     OutcomeTooLarge,
     ResultNotStorable,
@@ -24,7 +25,7 @@ from lazy_engine.errors import (
     UnsupportedBackend,
 )
 from lazy_engine.outcome import Failed, Result
-from lazy_engine.receipt import Disposition, Receipt
+from lazy_engine.receipt import Disposition, Heartbeat, Receipt
 from lazy_engine.view import FlowView, OpenDelay
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "DelayCancelled",
     "DelayFailed",
     "DelayMisuse",
+    "DelayTimeout",
     "Disposition",
     "Failed",
     "Fenced",
@@ -42,15 +44,17 @@ __all__ = [
     "FlowIncident",
     "FlowSuspended",
     "FlowView",
+    "Heartbeat",
+    "HeartbeatTimeout",
     "InvalidToken",
     "LazyEngineError",
-    "NotSupportedYet",
     "OpenDelay",
     "OutcomeNotStorable",
     "OutcomeTooLarge",
     "Receipt",
     "Result",
     "ResultNotStorable",
+    "StillWaiting",
     "StoreUnavailable",
     "UnknownDelay",
     "UnknownFlow",

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of stores and job boards, as TaskFlow's backends want them."""
+"""Addresses of stores and boards, completed by what TaskFlow leaves unread in them."""
 
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Mapping
 from typing import Any, Final
 
+from lazy_engine import errors
+
 ZOOKEEPER: Final = "zookeeper"
+
+_DIRECTORIES: Final = ("dir", "file")
+
+#: How a lost ZooKeeper is looked for. Kazoo's own pauses double up to an hour,
+#: for which a conductor would go on missing a server that is back.
+_CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
 
 
 def kind_of(address: str) -> str:
@@ -22,15 +31,48 @@ def zookeeper_conf(address: str) -> dict[str, Any]:
     check needs a four letter word that ZooKeeper's own default forbids.
 
     :returns: ``hosts``, ``path`` (unless it is left out), ``check_compatible``,
-        and what stands after the question mark.
+        ``connection_retry``, and what stands after the question mark.
     :raises ValueError: it names no host.
     """
     place, _, query = address.partition("://")[2].partition("?")
     hosts, slash, path = place.partition("/")
     if not hosts:
         raise ValueError("it names no host: zookeeper://host:port/path")
-    conf: dict[str, Any] = {"hosts": hosts, "check_compatible": False}
+    conf: dict[str, Any] = {
+        "hosts": hosts,
+        "check_compatible": False,
+        "connection_retry": dict(_CONNECTION_RETRY),
+    }
     if path.rstrip("/"):
         conf["path"] = slash + path.rstrip("/")
     conf.update(urllib.parse.parse_qsl(query))
     return conf
+
+
+def configuration(persistence: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a TaskFlow persistence backend.
+
+    TaskFlow (6.5, ``utils/misc.py``, ``merge_uri``) reads everything of an
+    address but its path. That of a directory is its path:
+    ``dir:///var/lib/flows`` is what TaskFlow wants as
+    ``{"connection": "dir", "path": "/var/lib/flows"}``. For ZooKeeper see
+    :func:`zookeeper_conf`.
+
+    :param persistence: an address, or a configuration with one.
+    :raises UnsupportedBackend: a directory that has no path, or a host.
+    :raises ValueError: a ZooKeeper without a host.
+    """
+    conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
+    connection = str(conf.get("connection", ""))
+    if kind_of(connection) == ZOOKEEPER and "://" in connection:
+        return {**zookeeper_conf(connection), **conf, "connection": ZOOKEEPER}
+    if connection.partition(":")[0] not in _DIRECTORIES or conf.get("path"):
+        return conf
+    parts = urllib.parse.urlsplit(connection)
+    path = urllib.parse.unquote(parts.path) if ":" in connection else ""
+    path = path or dict(urllib.parse.parse_qsl(parts.query)).get("path", "")
+    if parts.netloc or not path:
+        raise errors.UnsupportedBackend(
+            f"{connection!r} names no directory: write dir:///path/to/flows"
+        )
+    return {**conf, "path": path}

@@ -19,12 +19,16 @@ class Attempt:
     """One attempt of one task, while it runs.
 
     :ivar signing_key: signs this attempt's token; never shown.
+    :ivar default_timeout_seconds: for a ``Delay`` that names no deadline.
+    :ivar has_probe: whether the task can look for itself.
     :ivar made: how many ``Delay`` objects the task has made so far.
     """
 
     name: token.DelayKey
     task_name: str
     signing_key: token.Key
+    default_timeout_seconds: float | None = None
+    has_probe: bool = False
     made: int = 0
 
     def __repr__(self) -> str:

@@ -16,18 +16,23 @@ from taskflow import states
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import doorbell, errors, host, ledger, outcome, rules, token, view
-from lazy_engine.address import ZOOKEEPER, kind_of, zookeeper_conf
-from lazy_engine.delay import DELAYED
+from lazy_engine import address, doorbell, errors, host, ledger, outcome, rules, token, view
+from lazy_engine import factory as factory_module
+from lazy_engine.delay import DELAYED, encode_details
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import stored_attempt
 from lazy_engine.outcome import Failed, Result
-from lazy_engine.receipt import Receipt
+from lazy_engine.receipt import Heartbeat, Receipt
 
 LOG = logging.getLogger(__name__)
 
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LAST_LOOK_SECONDS: Final = 0.5
+
+#: How many flows a sweep asks for at once, and how often in a round: after a
+#: day without a watchdog, other rounds (and other watchdogs) do the rest.
+_SWEEP_PAGE: Final = 200
+_SWEEP_PAGES: Final = 25
 
 
 class Client:
@@ -68,15 +73,17 @@ class Client:
         :param store: values the flow's tasks need, strict JSON.
         :param flow_uuid: the same one twice is the same flow: safe to repeat.
         :returns: the flow's uuid.
-        :raises ImportError, ValueError: the factory cannot be imported by name.
+        :raises ImportError: the factory cannot be imported by its name.
+        :raises ValueError: it has none, or makes no flow.
         :raises OutcomeNotStorable: arguments or values are not strict JSON.
+        :raises taskflow.exceptions.JobFailure: the flow is stored, but the job
+            board did not take the doorbell; the message names its uuid.
         """
         given = {"args": list(args), "kwargs": dict(kwargs or {}), "store": dict(store or {})}
         for name, value in given.items():
             outcome.canonical_json(value, what=name)
         detail = models.FlowDetail("", flow_uuid or str(uuid.uuid4()))
-        taskflow.engines.save_factory_details(detail, factory, given["args"], given["kwargs"])
-        flow = taskflow.engines.flow_from_detail(detail)
+        flow = factory_module.remember(detail, factory, list(args), dict(kwargs or {}))
         named = models.FlowDetail(str(flow.name), detail.uuid)
         named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
         record, is_new = self._ledger.submit(
@@ -90,8 +97,19 @@ class Client:
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
-            doorbell.ring(self._board, record, self._ledger)
+            self._ring_first(record)
         return str(named.uuid)
+
+    def _ring_first(self, record: r.FlowRecord) -> None:
+        try:
+            doorbell.ring(self._board, record, self._ledger)
+        except taskflow_exceptions.TaskFlowException as error:
+            self._ledger.unring(record.flow_uuid)
+            raise taskflow_exceptions.JobFailure(
+                f"flow {record.flow_uuid} is stored, but nobody was asked to run it: {error};"
+                " submit it again with this flow_uuid once the job board is there",
+                error,
+            ) from error
 
     # -- delivering -------------------------------------------------------
 
@@ -153,12 +171,23 @@ class Client:
                 answers[index] = receipt
         return [answer for answer in answers if answer is not None]
 
-    def heartbeat(self, token: str, *, progress: float | None = None, details: Any = None) -> Any:
+    def heartbeat(
+        self, token: str, *, progress: float | None = None, details: Any = None
+    ) -> Heartbeat:
         """Say that the outside work goes on.
 
-        :raises NotSupportedYet: in this version, always.
+        :param progress: between 0 and 1; shown as the task's progress.
+        :param details: strict JSON (at most 16 KiB) to go with the progress.
+        :raises InvalidToken, UnknownDelay: as :meth:`complete` does.
+        :raises ValueError: *progress* is not between 0 and 1.
         """
-        raise _not_yet("heartbeat")
+        if progress is not None and not 0 <= progress <= 1:
+            raise ValueError(f"progress must be between 0 and 1, not {progress!r}")
+        key = self._key(token)
+        beat = self._ledger.heartbeat(key, progress=progress, details_text=encode_details(details))
+        if beat is None:
+            raise _unknown_delay(key.flow_uuid)
+        return Heartbeat(cancelled=not beat.is_wanted)
 
     def _deliver_one(self, text: str, value: Result | Failed) -> Receipt:
         delivery = self._delivery(text, value)
@@ -168,21 +197,23 @@ class Client:
         return receipt
 
     def _delivery(self, text: str, value: Result | Failed) -> r.Delivery:
-        key = self._ledger.signing_key(token.key_id_of(text))
-        name = token.verify(text, key)
-        encoded = self._ledger.encode(value)
-        return r.Delivery(key=name, outcome=encoded, delivery_id=str(uuid.uuid4()))
+        key = self._key(text)
+        try:
+            encoded = self._ledger.encode(value)
+        except (errors.OutcomeNotStorable, errors.OutcomeTooLarge) as error:
+            message = f"outcome for flow {key.flow_uuid}, which still waits for one: {error}"
+            raise type(error)(message, flow_uuid=key.flow_uuid) from None
+        return r.Delivery(key=key, outcome=encoded, delivery_id=str(uuid.uuid4()))
+
+    def _key(self, text: str) -> token.DelayKey:
+        return token.verify(text, self._ledger.signing_key(token.key_id_of(text)))
 
     def _deliver(
         self, flow_uuid: str, deliveries: Sequence[r.Delivery]
     ) -> Sequence[Receipt | errors.LazyEngineError]:
         done = self._ledger.deliver(flow_uuid, deliveries, rings=self._board is not None)
         if done is None:
-            gone = errors.UnknownDelay(
-                f"flow {flow_uuid} is not in this store (any more): was it purged?",
-                flow_uuid=flow_uuid,
-            )
-            return [gone] * len(deliveries)
+            return [_unknown_delay(flow_uuid)] * len(deliveries)
         woken = done.has_owner or done.is_rung
         if done.must_ring:
             woken = self._ring(done.record)
@@ -239,15 +270,14 @@ class Client:
 
         :param after: ``place`` of the last delay of the page before.
         :param limit: 1 to 1000.
-        :raises NotSupportedYet: for *due_before_at*, in this version.
+        :param due_before_at: only those whose deadline is before that (timezone-aware).
         """
-        if due_before_at is not None:
-            raise _not_yet("due_before_at")
         if not 1 <= limit <= 1000:
             raise ValueError(f"limit must be between 1 and 1000, not {limit}")
         page = r.Page(
             flow_uuid=flow_uuid,
             task_name=task_name,
+            due_before=_micros("due_before_at", due_before_at) if due_before_at else None,
             after=view.read_place(after) if after else None,
             limit=limit,
         )
@@ -283,6 +313,7 @@ class Client:
             incident=view.incident(record.incident),
             has_factory=record.has_factory,
             owner=record.owner,
+            is_cancelled=rules.is_cancelled(record),
             wish_reason=record.wish_reason,
             created_at=view.instant(record.created_at),
             changed_at=view.instant(record.changed_at),
@@ -329,24 +360,16 @@ class Client:
             return str(states.RUNNING)
         except (errors.Fenced, errors.FlowIncident, taskflow_exceptions.StorageFailure):
             raise
+        except errors.FlowCancelled:
+            return self._require(flow_uuid).state
         except Exception as error:
             # The failures of tasks are the flow's own affair, and recorded.
             return self._end_state(flow_uuid, error)
 
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
-        try:
-            if flow is None:
-                flow = taskflow.engines.flow_from_detail(detail)
-        except Exception as error:
-            kind = "no factory" if "factory" not in (detail.meta or {}) else "factory failed"
-            self._ledger.note_incident(detail.uuid, kind, f"{type(error).__name__}: {error}")
-            raise errors.FlowIncident(
-                f"flow {detail.uuid} cannot be loaded: {error}"
-                + ("; pass the flow itself as flow=" if kind == "no factory" else ""),
-                error,
-                flow_uuid=detail.uuid,
-            ) from error
+        if flow is None:
+            flow = factory_module.make_stored(detail, self._ledger)
         store = (detail.meta or {}).get("store")
         return taskflow.engines.load(
             flow, flow_detail=detail, backend=self.backend, store=store, **options
@@ -370,12 +393,25 @@ class Client:
         if self._ledger.set_wish(flow_uuid, r.WISH_SUSPEND, reason) is None:
             raise view.unknown_flow(flow_uuid)
 
-    def cancel(self, flow_uuid: str, reason: str) -> None:
-        """Call a flow off.
+    def cancel(self, flow_uuid: str, reason: str) -> bool:
+        """Call a flow off: revert all it has done, past every retry controller.
 
-        :raises NotSupportedYet: in this version, always.
+        What waits in ``execute`` is closed at once; an outcome that was
+        recorded before is absorbed and then reverted. The flow ends
+        ``REVERTED``. If it runs, its owner turns round as soon as it hears of
+        this; if it is parked, it is rung for. Without a job board,
+        :meth:`resume` does the reverting.
+
+        :param reason: for people; ``FlowView.wish_reason`` tells it.
+        :returns: false if the flow was over, or cancelled, before.
+        :raises UnknownFlow: no such flow.
         """
-        raise _not_yet("cancel")
+        done = self._ledger.cancel(flow_uuid, reason, rings=self._board is not None)
+        if done is None:
+            raise view.unknown_flow(flow_uuid)
+        if done.must_ring:
+            self._ring(done.record)
+        return done.is_new
 
     def purge(self, *, finished_before_at: datetime.datetime) -> int:
         """Delete flows that ended before an instant; return how many.
@@ -383,16 +419,40 @@ class Client:
         :param finished_before_at: timezone-aware.
         :raises ValueError: it is not timezone-aware.
         """
-        if finished_before_at.tzinfo is None:
-            raise ValueError("finished_before_at must be timezone-aware")
-        return self._ledger.purge(int(finished_before_at.timestamp() * 1e6))
+        return self._ledger.purge(_micros("finished_before_at", finished_before_at))
 
     def sweep(self) -> list[str]:
-        """Do one round of the watchdog.
+        """Do one round of the watchdog: what is due, and nothing else.
 
-        :raises NotSupportedYet: in this version, always.
+        Delays whose time is up get their outcome; flows that want an owner
+        (for an outcome that nobody has absorbed, a probe, an owner that died,
+        a doorbell that was lost) get a doorbell if there is a job board. Any
+        number of sweeps may run at once, in any number of processes.
+
+        :returns: uuids of the flows that want to be resumed. Without a job
+            board, that is for the caller to do.
         """
-        raise _not_yet("sweep")
+        wanting: list[str] = []
+        for _ in range(_SWEEP_PAGES):
+            page = self._ledger.due(_SWEEP_PAGE)
+            for flow_uuid in page:
+                tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
+                if tended is None:
+                    continue
+                for fired in tended.fired:
+                    if fired.is_alert:
+                        LOG.warning(
+                            "task '%s' of flow %s is overdue and waits on",
+                            fired.record.task_name,
+                            flow_uuid,
+                        )
+                if tended.wants_owner:
+                    wanting.append(flow_uuid)
+                    if self._board is not None:
+                        self._ring(tended.record)
+            if len(page) < _SWEEP_PAGE:
+                break
+        return wanting
 
     # -- helpers ----------------------------------------------------------
 
@@ -426,20 +486,31 @@ def open_backend(persistence: Any) -> Any:
                 f" not a {type(persistence).__name__}"
             )
         return persistence
-    conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
-    connection = str(conf.get("connection", ""))
-    if connection.partition(":")[0] == "memory":
+    conf = address.configuration(persistence)
+    connection = conf.get("connection")
+    if not isinstance(connection, str) or not connection:
+        raise errors.UnsupportedBackend(
+            "a persistence configuration names its store under 'connection', for example"
+            " {'connection': 'sqlite:////path/to/flows.db'}"
+        )
+    kind = connection.partition(":")[0]
+    if kind == "memory":
         raise errors.UnsupportedBackend(
             "a memory configuration would make another, empty store: pass the backend"
             " object itself (for an engine without a backend, engine.storage.backend)"
         )
-    if kind_of(connection) == ZOOKEEPER and "://" in connection:
-        conf = {**zookeeper_conf(connection), **conf, "connection": ZOOKEEPER}
     try:
         backend = backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
-            f"cannot open the persistence backend {connection.partition(':')[0]!r}: {error}"
+            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
+            " dir:///path/to/flows, postgresql+psycopg://user@host/database,"
+            " mysql+pymysql://user@host/database or zookeeper://host:port/path"
+        ) from error
+    except ImportError as error:
+        raise errors.UnsupportedBackend(
+            f"the database driver for {kind!r} is not installed ({error}): install it, for"
+            " example with lazy_engine[postgresql] or lazy_engine[mysql]"
         ) from error
     ledger.upgrade(backend)
     return backend
@@ -458,5 +529,13 @@ def _task_view(atom: models.AtomDetail) -> view.TaskView:
     )
 
 
-def _not_yet(what: str) -> errors.NotSupportedYet:
-    return errors.NotSupportedYet(f"{what} is not supported by this version of lazy_engine")
+def _unknown_delay(flow_uuid: str) -> errors.UnknownDelay:
+    return errors.UnknownDelay(
+        f"flow {flow_uuid} is not in this store (any more): was it purged?", flow_uuid=flow_uuid
+    )
+
+
+def _micros(name: str, instant: datetime.datetime) -> int:
+    if instant.tzinfo is None:
+        raise ValueError(f"{name} must be timezone-aware")
+    return int(instant.timestamp() * 1e6)

@@ -29,8 +29,10 @@ from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 from taskflow.types import entity
 
-from lazy_engine import errors, ledger
+from lazy_engine import doorbell, errors, factory, ledger
+from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
+from lazy_engine.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     :param engine_options: options for that engine.
     :param wait_timeout: seconds between two looks at jobs others have claimed.
     :param max_simultaneous_jobs: how many flows run at the same time.
+    :param watchdog: also see to deadlines, lost doorbells and dead owners.
     :param executor_factory: makes the executor that runs them.
     """
 
@@ -82,6 +85,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         log: Any = None,
         max_simultaneous_jobs: int = MAX_SIMULTANEOUS_JOBS,
         executor_factory: Callable[[Any], Any] | None = None,
+        watchdog: bool = True,
     ) -> None:
         if executor_factory is not None and not callable(executor_factory):
             raise ValueError("executor_factory must be callable")
@@ -95,6 +99,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             log=log,
             max_simultaneous_jobs=max_simultaneous_jobs,
         )
+        self._watches = watchdog
         self._make_executor = executor_factory or self._thread_pool
         self._label = f"{name}@{socket.gethostname()}:{os.getpid()}"
         self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -118,17 +123,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         :raises taskflow.exceptions.JobFailure: its server does not answer, or
             refuses to tell its version.
         """
-        try:
-            super().connect()
-        except taskflow_exceptions.JobFailure as error:
-            if "server version" not in str(error):
-                raise
-            raise taskflow_exceptions.JobFailure(
-                "the job board's ZooKeeper does not tell its version (its"
-                " 4lw.commands.whitelist lacks 'envi', as by default): set"
-                " 'check_compatible': False in the job board's configuration",
-                error,
-            ) from error
+        if not self._jobboard.connected:
+            doorbell.connect(self._jobboard)
 
     def stop(self) -> None:
         """Stop claiming; flows at work are suspended, and their jobs given back."""
@@ -152,6 +148,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 board.notifier.register(jobs_base.POSTED, self._on_posted)
                 stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
             board.register_entity(self.conductor)
+            if self._watches:
+                stack.enter_context(Watchdog(Client(self._persistence, board)))
             with self._make_executor(self) as executor:
                 self._answer(executor, max_dispatches)
 
@@ -319,22 +317,14 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         store.update((job.details or {}).get("store") or {})
         # Later doorbells of the flow look like the job that first brought it.
         origin = {"job_name": job.name, "job_priority": job.priority.value}
-        try:
-            return taskflow.engines.load_from_detail(
-                detail,
-                store=store,
-                engine=self._engine,
-                backend=self._persistence,
-                **{**self._engine_options, **origin},
-            )
-        except errors.LazyEngineError:
-            raise
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            ledger.beside(self._persistence).note_incident(detail.uuid, "factory failed", message)
-            raise errors.FlowIncident(
-                f"flow {detail.uuid} cannot be loaded: {message}", flow_uuid=detail.uuid
-            ) from error
+        return taskflow.engines.load(
+            factory.make_stored(detail, ledger.beside(self._persistence)),
+            flow_detail=detail,
+            store=store,
+            engine=self._engine,
+            backend=self._persistence,
+            **{**self._engine_options, **origin},
+        )
 
     # -- finishing --------------------------------------------------------
 

@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
+import math
 from typing import Any, Final, NoReturn
 
 from lazy_engine import attempt as attempts
 from lazy_engine import errors, outcome, token
+from lazy_engine.terms import DEFAULT, FAIL, ON_TIMEOUT, Terms
 
 #: Name of the state in which an atom, or a flow, waits for outside.
 DELAYED: Final = "DELAYED"
 
 #: Largest ``details``, in bytes of JSON.
 MAX_DETAILS_BYTES: Final = 16 * 1024
+#: Largest ``default``, in bytes of JSON.
+MAX_DEFAULT_BYTES: Final = 64 * 1024
+#: Longest time that a delay can ask for: a hundred years.
+MAX_SECONDS: Final = 100 * 366 * 86400.0
 
 
 class _Unset(enum.Enum):
@@ -25,21 +32,35 @@ _UNSET: Final = _Unset.UNSET
 
 
 class Delay(Exception):
-    """Return (or raise) this from ``execute`` to wait without holding anything.
+    """Return (or raise) this from ``execute`` or ``revert`` to wait without holding anything.
 
     It knows its token as soon as it is made, so that the token can be handed
     out first and the ``Delay`` returned afterwards. An outcome that arrives in
     between is kept.
 
-    :param timeout_seconds: ``None``, or left out: wait as long as it takes.
-        Deadlines, and the other arguments that need a clock, are refused by
-        this version.
+    :param timeout_seconds: from the moment at which the delay is stored to its
+        deadline; ``None``: wait as long as it takes. Left out: the task's
+        ``delay_timeout_seconds`` if it has one, or else the engine's
+        ``default_timeout_seconds`` (7 days).
+    :param heartbeat_seconds: longest time without ``Client.heartbeat``; after
+        that the delay times out as if its deadline had passed.
+    :param probe_every_seconds: have the task's own ``probe`` method look that
+        often whether the outside is done. It takes the arguments of
+        ``execute`` (and ``probe_state``, if it names that) and answers
+        ``None`` or :class:`StillWaiting` to go on waiting, or the result; what
+        it raises fails the task.
+    :param on_timeout: ``"fail"``: the task fails with ``DelayTimeout``;
+        ``"default"``: its result is *default*; ``"alert"``: it goes on waiting,
+        and is marked where delays are listed.
+    :param default: strict JSON, at most 64 KiB.
     :param details: strict JSON (at most 16 KiB) for the people and programs
         that list what waits; it is not secret.
-    :raises DelayMisuse: made anywhere but in the ``execute`` of a task that a
-        lazy engine is running.
-    :raises NotSupportedYet: for the arguments that need a clock.
-    :raises OutcomeNotStorable: *details* is not strict JSON.
+    :raises DelayMisuse: made anywhere but in ``execute`` or ``revert`` of a
+        task that a lazy engine is running; or a probe was asked for and there
+        is no ``probe`` method, or it was asked for in ``revert``.
+    :raises ValueError: a number of seconds that is none, or not above zero; an
+        unknown *on_timeout*; a *default* that would never be used.
+    :raises OutcomeNotStorable: *details* or *default* is not strict JSON.
     """
 
     def __init__(
@@ -48,47 +69,71 @@ class Delay(Exception):
         timeout_seconds: float | _Unset | None = _UNSET,
         heartbeat_seconds: float | None = None,
         probe_every_seconds: float | None = None,
-        on_timeout: str = "fail",
+        on_timeout: str = FAIL,
         default: Any = None,
         details: Any = None,
     ) -> None:
+        running = _attempt()
+        if timeout_seconds is _UNSET:
+            timeout_seconds = running.default_timeout_seconds
+        if on_timeout not in ON_TIMEOUT:
+            raise ValueError(f"on_timeout takes {', '.join(ON_TIMEOUT)}, not {on_timeout!r}")
+        if default is not None and on_timeout != DEFAULT:
+            raise ValueError('default= is used with on_timeout="default" only')
+        if probe_every_seconds is not None:
+            _require_probe(running)
+        self._begin(
+            running,
+            Terms(
+                timeout_seconds=_seconds("timeout_seconds", timeout_seconds),
+                heartbeat_seconds=_seconds("heartbeat_seconds", heartbeat_seconds),
+                probe_seconds=_seconds("probe_every_seconds", probe_every_seconds),
+                on_timeout=on_timeout,
+                default_text=_encode(default, "default", MAX_DEFAULT_BYTES) or "null",
+            ),
+            details,
+        )
+
+    def _begin(self, running: attempts.Attempt, terms: Terms, details: Any) -> None:
         super().__init__()
-        running = attempts.current.get()
-        if running is None:
-            raise errors.DelayMisuse(
-                "a Delay can only be made in a task that a lazy engine is running:"
-                ' load the flow with engine="lazy", and make the Delay inside execute()'
-            )
-        if running.name.kind == token.REVERT:
-            raise _not_yet("a Delay made in revert()", running)
-        for name, is_asked in (
-            ("timeout_seconds", timeout_seconds not in (_UNSET, None)),
-            ("heartbeat_seconds", heartbeat_seconds is not None),
-            ("probe_every_seconds", probe_every_seconds is not None),
-            ("on_timeout", on_timeout != "fail"),
-            ("default", default is not None),
-        ):
-            if is_asked:
-                raise _not_yet(name, running)
         self._attempt = running
-        self._details_text = _encode_details(details)
+        self._terms = terms
+        self._details_text = _encode(details, "details", MAX_DETAILS_BYTES)
         running.made += 1
 
     @classmethod
     def sleep(cls, seconds: float, *, result: Any = None) -> Delay:
-        """Wait for a time.
+        """Wait for a time, from the moment at which the delay is stored.
 
-        :raises NotSupportedYet: in this version, always.
+        An outcome that is delivered meanwhile ends the wait at once.
+
+        :param seconds: at least 0.
+        :param result: what the task's result becomes, strict JSON.
         """
-        raise _not_yet("Delay.sleep")
+        given = _seconds("seconds", seconds, may_be_zero=True)
+        return cls._asleep(
+            Terms(timeout_seconds=given, on_timeout=DEFAULT, default_text=_result_text(result))
+        )
 
     @classmethod
     def until(cls, when_at: datetime.datetime, *, result: Any = None) -> Delay:
-        """Wait for an instant.
+        """Wait for an instant; one that has passed is over at once.
 
-        :raises NotSupportedYet: in this version, always.
+        :param when_at: timezone-aware.
+        :raises ValueError: it is not timezone-aware.
         """
-        raise _not_yet("Delay.until")
+        if when_at.tzinfo is None:
+            raise ValueError("when_at must be timezone-aware, e.g. datetime.now(UTC) + …")
+        until = int(when_at.timestamp() * 1e6)
+        return cls._asleep(
+            Terms(until=until, on_timeout=DEFAULT, default_text=_result_text(result))
+        )
+
+    @classmethod
+    def _asleep(cls, terms: Terms) -> Delay:
+        made = cls.__new__(cls)
+        made._begin(_attempt(), terms, None)
+        return made
 
     @property
     def token(self) -> str:
@@ -113,6 +158,11 @@ class Delay(Exception):
         """*details* as canonical JSON, or ``None``."""
         return self._details_text
 
+    @property
+    def terms(self) -> Terms:
+        """What it asks of the clock."""
+        return self._terms
+
     def belongs_to(self, running: attempts.Attempt) -> bool:
         """Whether it was made by that very attempt."""
         return self._attempt is running
@@ -129,21 +179,79 @@ class Delay(Exception):
         raise TypeError("a Delay cannot be pickled or copied: return it from the task that made it")
 
 
-def _not_yet(what: str, running: attempts.Attempt | None = None) -> errors.NotSupportedYet:
-    return errors.NotSupportedYet(
-        f"{what} is not supported by this version of lazy_engine;"
-        " make a Delay() in execute() and answer it from outside",
-        flow_uuid=running.name.flow_uuid if running else None,
-        task_name=running.task_name if running else None,
-    )
+@dataclasses.dataclass(frozen=True)
+class StillWaiting:
+    """What a task's ``probe`` answers to go on waiting and to remember something.
+
+    :ivar state: strict JSON (at most 16 KiB); the next ``probe`` gets it as
+        ``probe_state``, in whatever process that runs.
+    """
+
+    state: Any = None
+
+    def to_text(self) -> str | None:
+        """Return the state as canonical JSON.
+
+        :raises OutcomeNotStorable: it is not strict JSON, or too large.
+        """
+        return _encode(self.state, "state", MAX_DETAILS_BYTES)
 
 
-def _encode_details(details: Any) -> str | None:
-    if details is None:
+def _attempt() -> attempts.Attempt:
+    running = attempts.current.get()
+    if running is None:
+        raise errors.DelayMisuse(
+            "a Delay can only be made in a task that a lazy engine is running:"
+            ' load the flow with engine="lazy", and make the Delay inside execute() or revert()'
+        )
+    return running
+
+
+def _require_probe(running: attempts.Attempt) -> None:
+    if running.name.kind == token.REVERT:
+        raise errors.DelayMisuse(
+            f"task '{running.task_name}': probe_every_seconds works in execute() only",
+            flow_uuid=running.name.flow_uuid,
+            task_name=running.task_name,
+        )
+    if not running.has_probe:
+        raise errors.DelayMisuse(
+            f"task '{running.task_name}' asks for a probe and has no probe() method:"
+            " give it one that takes the arguments of execute()",
+            flow_uuid=running.name.flow_uuid,
+            task_name=running.task_name,
+        )
+
+
+def _result_text(result: Any) -> str:
+    return _encode(result, "result", MAX_DEFAULT_BYTES) or "null"
+
+
+def _seconds(name: str, value: Any, *, may_be_zero: bool = False) -> float | None:
+    if value is None and not may_be_zero:
         return None
-    text = outcome.canonical_json(details, what="details")
-    if len(text) > MAX_DETAILS_BYTES:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} takes a number of seconds, not {value!r}")
+    if value < 0 or (value == 0 and not may_be_zero) or value > MAX_SECONDS:
+        least = "at least 0" if may_be_zero else "above 0"
+        raise ValueError(f"{name} must be {least} and at most {MAX_SECONDS:.0f}, not {value!r}")
+    return float(value)
+
+
+def encode_details(details: Any) -> str | None:
+    """Return what goes with a delay or a heartbeat as canonical JSON.
+
+    :raises OutcomeNotStorable: it is not strict JSON, or too large.
+    """
+    return _encode(details, "details", MAX_DETAILS_BYTES)
+
+
+def _encode(value: Any, what: str, max_bytes: int) -> str | None:
+    if value is None:
+        return None
+    text = outcome.canonical_json(value, what=what)
+    if len(text) > max_bytes:
         raise errors.OutcomeNotStorable(
-            f"details has {len(text)} bytes as JSON; at most {MAX_DETAILS_BYTES} are kept"
+            f"{what} has {len(text)} bytes as JSON; at most {max_bytes} are kept"
         )
     return text

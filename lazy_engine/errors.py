@@ -66,10 +66,6 @@ class DelayMisuse(LazyEngineError, TypeError):
     """A ``Delay`` was made or handed over where it cannot be one."""
 
 
-class NotSupportedYet(LazyEngineError, NotImplementedError):
-    """The argument is part of the contract, but this version refuses it."""
-
-
 class UnsupportedBackend(LazyEngineError, ValueError):
     """The persistence backend (or its configuration) cannot hold a ledger."""
 
@@ -126,6 +122,14 @@ class DelayFailed(LazyEngineError):
         super().__init__(message, cause, flow_uuid=flow_uuid, task_name=task_name)
         self.kind = kind
         self.details = details
+
+
+class DelayTimeout(LazyEngineError):
+    """What a delayed task fails with when its deadline has passed."""
+
+
+class HeartbeatTimeout(DelayTimeout):
+    """What a delayed task fails with when the outside fell silent."""
 
 
 class DelayCancelled(LazyEngineError):

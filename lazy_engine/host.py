@@ -18,15 +18,25 @@ from typing import Any
 import futurist
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import storage as taskflow_storage
-from taskflow.engines.action_engine import compiler, completer, executor, runtime
+from taskflow.deciders import Depth
+from taskflow.engines.action_engine import (
+    compiler,
+    completer,
+    deciders,
+    executor,
+    runtime,
+    selector,
+)
 from taskflow.engines.action_engine import engine as action_engine
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
+from taskflow.jobs.backends import impl_zookeeper
 from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
 
 ATOMS = compiler.ATOMS
 TASK = compiler.TASK
+RETRY = compiler.RETRY
 EXECUTED = executor.EXECUTED
 REVERTED = executor.REVERTED
 
@@ -95,6 +105,19 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         before.update(after)
         return before
 
+    def ensure_atoms(self, atoms: Iterable[Atom]) -> list[str]:
+        """Make sure that every atom has a detail; return their uuids.
+
+        Another engine may have added some to the same flow detail since this
+        storage was made.
+        """
+        with self.lock.write_lock():
+            for detail in self._flowdetail:
+                if self._atom_name_to_uuid.setdefault(detail.name, detail.uuid) == detail.uuid:
+                    self._failures.setdefault(detail.name, {})
+        uuids: list[str] = super().ensure_atoms(atoms)
+        return uuids
+
     @property
     def flow_detail(self) -> models.FlowDetail:
         """The flow detail in memory."""
@@ -157,13 +180,24 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
 
 
+def is_connected(board: Any) -> bool:
+    """Whether a job board can reach its server now.
+
+    TaskFlow's ZooKeeper board says ``connected`` never again once a session
+    was lost, though its client has long had a new one.
+    """
+    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return bool(board._client.connected)
+    return bool(board.connected)
+
+
 def _failures_of(
     atom: models.AtomDetail, is_aside: Callable[[taskflow_failure.Failure], bool]
 ) -> dict[str, taskflow_failure.Failure]:
     found = {}
     if atom.failure is not None and not is_aside(atom.failure):
         found[taskflow_storage.states.EXECUTE] = atom.failure
-    if atom.revert_failure is not None:
+    if atom.revert_failure is not None and not is_aside(atom.revert_failure):
         found[taskflow_storage.states.REVERT] = atom.revert_failure
     return found
 
@@ -180,6 +214,13 @@ class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]
         """Tell the atom listeners."""
         self._notifier.notify(state, details)
 
+    def arguments_of(self, task: Atom) -> dict[str, Any]:
+        """Return what the task's ``execute`` is called with."""
+        arguments: dict[str, Any] = self._storage.fetch_mapped_args(
+            task.rebind, atom_name=task.name, optional_args=task.optional
+        )
+        return arguments
+
 
 class HostCompleter(completer.Completer):  # type: ignore[misc]
     """TaskFlow's way of completing atoms and resolving failures."""
@@ -194,9 +235,41 @@ class HostCompleter(completer.Completer):  # type: ignore[misc]
         """The engine's runtime."""
         return self._runtime
 
+    def revert_all(self) -> None:
+        """Mean every atom to be reverted, whatever retry controllers would say."""
+        self._undefined_resolver.apply()
+
     def resolve(self, atom: Atom, failure: taskflow_failure.Failure) -> None:
         """Ask the retry controllers what to do, and set intentions accordingly."""
         self._process_atom_failure(atom, failure)
+
+
+class Graph:
+    """The nodes of a compiled flow, and what is directly before and after each.
+
+    :ivar atoms: tasks and retry controllers, in the order of the compilation.
+    :ivar flow_nodes: where flows begin and end; nothing runs there.
+    """
+
+    def __init__(self, compilation: compiler.Compilation) -> None:
+        graph = compilation.execution_graph
+        kinds = {node: data["kind"] for node, data in graph.nodes(data=True)}
+        self.before: dict[Any, list[Any]] = {node: list(graph.pred[node]) for node in kinds}
+        self.after: dict[Any, list[Any]] = {node: list(graph.succ[node]) for node in kinds}
+        self.atoms: list[Atom] = [node for node, kind in kinds.items() if kind in ATOMS]
+        self.atom_set = frozenset(self.atoms)
+        self.flow_nodes = [node for node, kind in kinds.items() if kind not in ATOMS]
+        self.retries = frozenset(node for node, kind in kinds.items() if kind == RETRY)
+
+
+def decider_of(parts: runtime.Runtime, atom: Atom) -> deciders.Decider:
+    """Return what decides, late, whether an atom that may execute is ignored instead."""
+    return deciders.IgnoreDecider(atom, parts.fetch_edge_deciders(atom))
+
+
+def goes_ahead() -> deciders.Decider:
+    """Return the decider that never objects."""
+    return deciders.NoOpDecider()
 
 
 class HostRuntime(runtime.Runtime):  # type: ignore[misc]
@@ -216,6 +289,19 @@ class HostRuntime(runtime.Runtime):  # type: ignore[misc]
     def retry_executor(self) -> executor.SerialRetryExecutor:
         """What runs the retry controllers."""
         return self._retry_executor
+
+    @property
+    def has_narrow_deciders(self) -> bool:
+        """Whether a decider may ignore less than all that comes after it."""
+        return any(
+            decider.depth is not Depth.ALL
+            for atom in self.atoms()
+            for decider in self.fetch_edge_deciders(atom)
+        )
+
+    def make_selector(self) -> selector.Selector:
+        """Return TaskFlow's way of finding the atoms that can run next."""
+        return selector.Selector(self)
 
     def make_retry_action(self) -> retry_action.RetryAction:
         """Return TaskFlow's way of scheduling retry controllers."""
@@ -259,6 +345,10 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         wrapped = ContextExecutor(given) if given is not None else None
         super().__init__(executor=wrapped, max_workers=max_workers)
         self._is_serial = is_serial
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function where tasks are run; return its future."""
+        return self._executor.submit(function, *args)
 
     def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
         if self._is_serial:

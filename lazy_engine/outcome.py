@@ -21,6 +21,10 @@ from lazy_engine import errors
 
 RESULT: Final = "result"
 FAILURE: Final = "failure"
+#: Made by a delay's own timer: the task fails with ``DelayTimeout``.
+TIMEOUT: Final = "timeout"
+#: Made by a delay's own timer: the task's result is the delay's default.
+DEFAULT: Final = "default"
 
 #: Longest ``kind`` of a failure, in characters.
 MAX_KIND_LENGTH: Final = 255
@@ -87,7 +91,8 @@ class Failed:
 class Encoded:
     """An outcome as a ledger keeps it.
 
-    :ivar kind: ``"result"`` or ``"failure"``.
+    :ivar kind: ``"result"`` or ``"failure"``; ``"timeout"`` or ``"default"`` if
+        nobody delivered it and the delay's time was up.
     :ivar body: canonical JSON text (a store of Python objects keeps the
         payload itself).
     :ivar digest: hexadecimal SHA-256 over kind and payload.
@@ -96,6 +101,11 @@ class Encoded:
     kind: str
     body: Any
     digest: str
+
+    @property
+    def is_by_timer(self) -> bool:
+        """Whether it came from the delay's own timer."""
+        return self.kind in (TIMEOUT, DEFAULT)
 
 
 def canonical_json(value: Any, *, what: str = "result") -> str:
@@ -210,6 +220,15 @@ def require_size(size: int, max_bytes: int) -> None:
             f"the outcome has {size} bytes as JSON and this store takes {max_bytes};"
             " put large data elsewhere and deliver a reference to it"
         )
+
+
+def timeout_from(encoded: Encoded, *, flow_uuid: str, task_name: str) -> taskflow_failure.Failure:
+    """Build the TaskFlow failure of a task whose time was up."""
+    value = json.loads(encoded.body)
+    is_silence = value["timer"] == "heartbeat"
+    made = errors.HeartbeatTimeout if is_silence else errors.DelayTimeout
+    error = made(value["message"], flow_uuid=flow_uuid, task_name=task_name)
+    return taskflow_failure.Failure.from_exception(error)
 
 
 def failure_from(

@@ -40,3 +40,13 @@ class Receipt:
     task_name: str
     attempt: int
     woken: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """The answer to a heartbeat.
+
+    :ivar cancelled: nobody waits for the work any more; stop it.
+    """
+
+    cancelled: bool

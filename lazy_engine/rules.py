@@ -23,12 +23,13 @@ tables are drawn from it.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 from taskflow import states
 
 from lazy_engine.delay import DELAYED
-from lazy_engine.ledger.record import WISH_SUSPEND, DelayRecord, FlowRecord
+from lazy_engine.ledger.record import WISH_CANCEL, WISH_SUSPEND, DelayRecord, Ending, FlowRecord
 from lazy_engine.receipt import Disposition
 
 #: Lived states in which a flow is over.
@@ -37,6 +38,10 @@ FINAL_STATES: Final = frozenset((states.SUCCESS, states.FAILURE, states.REVERTED
 #: How long a doorbell that was asked for counts as under way. Somebody who
 #: died between noting and posting it delays the next ring by at most this.
 RING_FRESH_SECONDS: Final = 60.0
+
+#: A doorbell that nobody answers is repeated ever less often, down to this:
+#: conductors that were away for a day must not find a day's doorbells.
+LONGEST_RING_SECONDS: Final = 3600.0
 
 #: Flow states beside TaskFlow's own pairs (``taskflow/states.py``): from, to,
 #: and whether the change is made (or silently left out).
@@ -76,6 +81,11 @@ def is_suspended(flow: FlowRecord) -> bool:
     return flow.wish == WISH_SUSPEND
 
 
+def is_cancelled(flow: FlowRecord) -> bool:
+    """Whether somebody asked for the flow to be called off."""
+    return flow.wish == WISH_CANCEL
+
+
 def is_rung(flow: FlowRecord, now: int) -> bool:
     """Whether a doorbell was asked for so recently that it must be under way.
 
@@ -101,6 +111,69 @@ def may_ring(flow: FlowRecord, now: int) -> bool:
         or is_over(flow)
         or not flow.has_factory
     )
+
+
+def ring(flow: FlowRecord, now: int) -> FlowRecord:
+    """Return a flow for which a doorbell is about to be posted."""
+    fresh_seconds = min(LONGEST_RING_SECONDS, RING_FRESH_SECONDS * 2.0 ** min(flow.rings, 16))
+    return dataclasses.replace(
+        flow, rung_at=now, rings=flow.rings + 1, check_at=now + int(fresh_seconds * 1e6)
+    )
+
+
+def leave_to_watchdog(flow: FlowRecord, now: int) -> FlowRecord:
+    """Return a flow that wants an owner, for which whoever says so cannot ring.
+
+    The caller is expected to run it; should it die first, the watchdog finds it.
+    """
+    later = now + int(RING_FRESH_SECONDS * 1e6)
+    return dataclasses.replace(flow, check_at=min(flow.check_at or later, later))
+
+
+def keeps_running(ending: Ending, flow: FlowRecord, *, has_arrivals: bool) -> bool:
+    """Whether an owner that wants to end its run must go on.
+
+    :param flow: its record in the very transaction that would end the run.
+    """
+    if has_arrivals and ending.absorbs:
+        return True
+    return ending.heeds_cancel and is_cancelled(flow)
+
+
+def parked(flow: FlowRecord, ending: Ending, now: int) -> FlowRecord:
+    """Return a flow whose owner's run has just ended."""
+    after = dataclasses.replace(
+        flow,
+        owner=None,
+        lease_expires_at=None,
+        rung_at=None,
+        rings=0,
+        check_at=None,
+        state=ending.state,
+        ended_at=now if ending.is_final else None,
+    )
+    # Nobody but a new owner can revert what is to be called off.
+    return leave_to_watchdog(after, now) if is_cancelled(flow) and not ending.is_final else after
+
+
+def tend(flow: FlowRecord, now: int, *, has_news: bool, rings: bool) -> tuple[FlowRecord, bool]:
+    """Say what the watchdog is to do with a flow that it looks at.
+
+    :param has_news: a timer has just given one of its delays an outcome, or
+        one of its tasks wants to look for itself.
+    :param rings: whether the watchdog can post a doorbell; it says who wants
+        an owner in any case.
+    :returns: the flow as it is to be written, and whether it wants an owner now.
+    """
+    if is_over(flow) or is_suspended(flow) or (rings and not flow.has_factory):
+        return dataclasses.replace(flow, check_at=None), False
+    if has_owner(flow, now):
+        return dataclasses.replace(flow, check_at=flow.lease_expires_at), False
+    is_due = flow.check_at is not None and flow.check_at <= now
+    if not is_due and (not has_news or is_rung(flow, now)):
+        return flow, False
+    rung = ring(flow, now)
+    return (rung if rings else dataclasses.replace(rung, rung_at=flow.rung_at)), True
 
 
 def attempt_is_over(
@@ -133,7 +206,7 @@ def judge(
     if delay is None:
         return Disposition.LATE if attempt_is_over else Disposition.EARLY
     if delay.outcome is not None:
-        return Disposition.CONFLICT
+        return Disposition.LATE if delay.outcome.is_by_timer else Disposition.CONFLICT
     return Disposition.EARLY if delay.opened_at is None else Disposition.ACCEPTED
 
 

@@ -118,7 +118,10 @@ def verify(token: str, key: Key) -> DelayKey:
 
 
 def _invalid(why: str) -> errors.InvalidToken:
-    return errors.InvalidToken(f"the token is not valid: {why}")
+    return errors.InvalidToken(
+        f"the token is not valid: {why}; nothing was recorded: take it anew from"
+        " Client.token() or 'lazy-engine delays --tokens'"
+    )
 
 
 def _signer(key: Key) -> itsdangerous.Signer:

@@ -22,6 +22,10 @@ class OpenDelay:
     :ivar id: the delay's UUID, as in ``Delay.id``.
     :ivar kind: ``"execute"`` or ``"revert"``.
     :ivar details: what the task gave as ``Delay(details=…)``.
+    :ivar timeout_at: its deadline by the store's clock, or ``None``.
+    :ivar heartbeat_at: by when the next heartbeat must come, or ``None``.
+    :ivar alerted_at: since when it is overdue and waits on (``on_timeout="alert"``).
+    :ivar progress: what the last heartbeat said, or ``None``.
     :ivar place: opaque; give the last one of a page as ``delays(after=…)``.
     """
 
@@ -32,6 +36,10 @@ class OpenDelay:
     attempt: int
     opened_at: datetime.datetime
     details: Any
+    timeout_at: datetime.datetime | None
+    heartbeat_at: datetime.datetime | None
+    alerted_at: datetime.datetime | None
+    progress: float | None
     place: str
 
 
@@ -77,6 +85,8 @@ class FlowView:
     :ivar delays: what waits.
     :ivar has_factory: whether a conductor can run it.
     :ivar owner: who runs it, or ``None``.
+    :ivar is_cancelled: somebody asked for it to be called off.
+    :ivar wish_reason: why it was suspended or cancelled, or ``None``.
     """
 
     uuid: str
@@ -89,6 +99,7 @@ class FlowView:
     incident: Incident | None
     has_factory: bool
     owner: str | None
+    is_cancelled: bool
     wish_reason: str | None
     created_at: datetime.datetime
     changed_at: datetime.datetime
@@ -98,6 +109,10 @@ class FlowView:
 def instant(micros: int) -> datetime.datetime:
     """Return a store's instant as an aware datetime in UTC."""
     return datetime.datetime.fromtimestamp(micros / 1e6, tz=datetime.UTC)
+
+
+def _instant(micros: int | None) -> datetime.datetime | None:
+    return None if micros is None else instant(micros)
 
 
 def open_delay(record: r.DelayRecord) -> OpenDelay:
@@ -111,6 +126,10 @@ def open_delay(record: r.DelayRecord) -> OpenDelay:
         attempt=record.key.attempt,
         opened_at=instant(record.opened_at or 0),
         details=json.loads(record.details_text) if record.details_text else None,
+        timeout_at=_instant(record.timers.timeout_at),
+        heartbeat_at=_instant(record.timers.heartbeat_at),
+        alerted_at=_instant(record.alerted_at),
+        progress=record.progress,
         place=base64.urlsafe_b64encode(place.encode()).decode(),
     )
 

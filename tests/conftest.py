@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests.servers import PostgreSQL, ZooKeeper, owned_pids
+from tests.servers import MySQL, PostgreSQL, ZooKeeper, owned_pids
 from tests.servers.process import children_of, in_ci
 
 _GRACE_SECONDS = 5.0
@@ -37,6 +37,7 @@ class SessionServers:
     def __init__(self) -> None:
         self._zookeeper: ZooKeeper | None = None
         self._postgresql: PostgreSQL | None = None
+        self._mysql: MySQL | None = None
 
     def zookeeper(self) -> ZooKeeper:
         if self._zookeeper is None:
@@ -50,8 +51,15 @@ class SessionServers:
             self._postgresql.start()
         return self._postgresql
 
+    def mysql(self) -> MySQL:
+        if self._mysql is None:
+            # Every test makes all tables anew, and each of them would wait for the disk.
+            self._mysql = MySQL(fsync=False)
+            self._mysql.start()
+        return self._mysql
+
     def close(self) -> None:
-        for server in (self._zookeeper, self._postgresql):
+        for server in (self._zookeeper, self._postgresql, self._mysql):
             if server is not None:
                 server.close()
 
@@ -113,10 +121,30 @@ def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
     postgresql.drop_database(url)
 
 
+@pytest.fixture(scope="session")
+def mysql(request: pytest.FixtureRequest) -> MySQL:
+    """A MariaDB server that all tests share; whoever stops or pauses one makes one of their own."""
+    return request.config.stash[SESSION_SERVERS].mysql()
+
+
+@pytest.fixture
+def mysql_url(mysql: MySQL) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database, dropped after the test."""
+    url = mysql.create_database()
+    yield url
+    mysql.drop_database(url)
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: pathlib.Path) -> str:
     """The SQLAlchemy URL of an SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'lazy.sqlite'}"
+
+
+@pytest.fixture
+def dir_url(tmp_path: pathlib.Path) -> str:
+    """The address of a directory for TaskFlow's directory backend that does not exist yet."""
+    return f"dir://?path={tmp_path / 'lazy.dir'}"
 
 
 @pytest.fixture

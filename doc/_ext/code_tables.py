@@ -22,7 +22,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from lazy_engine import cli, rules
 from lazy_engine.cli import exit_code
-from lazy_engine.ledger import record, sql_schema, zookeeper_node
+from lazy_engine.ledger import GUARANTEES, record, sql_schema, zookeeper_node
+from lazy_engine.ledger.directory_detail import redo_table
 from lazy_engine.token import DelayKey
 
 #: Widest column, in characters, for builders that care.
@@ -152,7 +153,9 @@ class LedgerTable(MeaningsDirective):
     """
 
     def run(self) -> list[nodes.Node]:
-        found = sql_schema.build("sqlite").own.tables.get(self.arguments[0])
+        own = sql_schema.build("sqlite").own
+        redo_table(own)  # of directories alone
+        found = own.tables.get(self.arguments[0])
         if found is None:
             raise self.error(f"the ledger has no table {self.arguments[0]!r}")
         meanings = self.meanings(column.name for column in found.columns)
@@ -197,6 +200,43 @@ class SchemaVersion(CodeDirective):
         return [nodes.paragraph("", f"These are the tables of version {sql_schema.VERSION}.")]
 
 
+class StoreGuarantees(CodeDirective):
+    """List what each kind of store promises.
+
+    Content: a line ``store: words`` for every one, its scheme in an address.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        pairs = (line.partition(":") for line in self.content if line.strip())
+        schemes = {name.strip(): words.strip() for name, _, words in pairs}
+        if wrong := set(GUARANTEES) ^ set(schemes):
+            raise self.error(f"stores and addresses differ in {sorted(wrong)}")
+        rows = []
+        for name, promised in GUARANTEES.items():
+            facts = (
+                promised.is_durable,
+                promised.is_shared,
+                promised.needs_json,
+                promised.has_clock,
+            )
+            parsed, messages = self.parse_inline(schemes[name])
+            words = nodes.paragraph("", "", *parsed, *messages)
+            rows.append(
+                (nodes.literal("", name), words, *("yes" if fact else "no" for fact in facts))
+            )
+        heads = (
+            "Store",
+            "Address",
+            "Outlives the process",
+            "Other processes see it",
+            "JSON alone",
+            "One clock for all",
+        )
+        return [table(heads, rows)]
+
+
 class ExitCodes(CodeDirective):
     """List what ``lazy-engine`` exits with."""
 
@@ -238,6 +278,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("lazy-znode-layout", ZookeeperLayout)
     app.add_directive("lazy-host-indexes", HostIndexes)
     app.add_directive("lazy-schema-version", SchemaVersion)
+    app.add_directive("lazy-store-guarantees", StoreGuarantees)
     app.add_directive("lazy-exit-codes", ExitCodes)
     app.add_directive("lazy-help", CommandHelp)
     return {"parallel_read_safe": True}

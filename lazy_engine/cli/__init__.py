@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from lazy_engine import errors
-from lazy_engine.cli import conductor, delivery, exit_code, flow, parser, show, story
+from lazy_engine.cli import conductor, delivery, exit_code, flow, parser, show, story, watch
 from lazy_engine.cli.exit_code import CommandFailed, ExitCode
 from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_commands(commands: parser.Commands) -> None:
-    for module in (flow, show, delivery, conductor, story):
+    for module in (flow, show, delivery, watch, conductor, story):
         module.add(commands)
 
 

@@ -107,7 +107,7 @@ def _run_until_signalled(session: Session, name: str, conductor: Any) -> None:
             failures.append(error)
 
     thread = threading.Thread(target=run, name="lazy-engine-conductor", daemon=True)
-    with _noted_signals() as noted:
+    with noted_signals() as noted:
         thread.start()
         is_stopping = False
         while thread.is_alive():
@@ -121,7 +121,7 @@ def _run_until_signalled(session: Session, name: str, conductor: Any) -> None:
 
 
 @contextmanager
-def _noted_signals() -> Iterator[list[int]]:
+def noted_signals() -> Iterator[list[int]]:
     """Yield a list that SIGINT and SIGTERM are noted in; the second one kills."""
     noted: list[int] = []
 

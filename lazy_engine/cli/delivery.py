@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,6 +41,11 @@ def add(commands: parser.Commands) -> None:
     delays = commands.add("delays", _delays, "list what waits for an answer, oldest first")
     delays.add_argument("--flow", metavar="UUID", help="only of this flow")
     delays.add_argument("--task", metavar="NAME", help="only of tasks with this name")
+    delays.add_argument(
+        "--due-before",
+        metavar="WHEN",
+        help="only with a deadline before this, e.g. 2030-12-31T23:59:00+00:00",
+    )
     delays.add_argument("--limit", metavar="N", type=int, default=100, help="1 to 1000; 100")
     delays.add_argument("--after", metavar="PLACE", help="the page after this place")
     delays.add_argument(
@@ -51,7 +57,7 @@ def add(commands: parser.Commands) -> None:
         "deliver a result",
         usage="lazy-engine complete (TOKEN | --flow UUID --task NAME) [--result JSON]",
     )
-    complete.add_argument("words", metavar="TOKEN", nargs="*", help=_TOKEN_HELP)
+    add_target(complete, "TOKEN")
     complete.add_argument("--result", metavar="JSON", help="the task's result; null if left out")
     fail = commands.add(
         "fail",
@@ -60,12 +66,16 @@ def add(commands: parser.Commands) -> None:
         usage="lazy-engine fail (TOKEN | --flow UUID --task NAME) MESSAGE"
         " [--kind KIND] [--details JSON]",
     )
-    fail.add_argument("words", metavar="TOKEN MESSAGE", nargs="*", help=f"the token {_TOKEN_HELP}")
+    add_target(fail, "TOKEN MESSAGE")
     fail.add_argument("--kind", metavar="KIND", help="joins the failure's type names")
     fail.add_argument("--details", metavar="JSON", help="more about it")
-    for command in (complete, fail):
-        command.add_argument("--flow", metavar="UUID", help="instead of a token, with --task")
-        command.add_argument("--task", metavar="NAME", help="the task of that flow that waits")
+
+
+def add_target(command: argparse.ArgumentParser, words: str) -> None:
+    """Add the arguments that say which delay is meant; read them with :func:`split_token`."""
+    command.add_argument("words", metavar=words, nargs="*", help=f"the token {_TOKEN_HELP}")
+    command.add_argument("--flow", metavar="UUID", help="instead of a token, with --task")
+    command.add_argument("--task", metavar="NAME", help="the task of that flow that waits")
 
 
 def _delays(session: Session, arguments: argparse.Namespace) -> int:
@@ -76,6 +86,7 @@ def _delays(session: Session, arguments: argparse.Namespace) -> int:
         found = client.delays(
             flow_uuid=arguments.flow,
             task_name=arguments.task,
+            due_before_at=_instant(arguments.due_before),
             after=arguments.after,
             limit=arguments.limit,
         )
@@ -115,10 +126,11 @@ def _print_table(
     tokens: Sequence[str | None] | None,
 ) -> None:
     now = ledger.beside(client.backend).now() / 1e6
-    head = ["AGE", "FLOW", "TASK", "ATTEMPT", "DETAILS"]
+    head = ["AGE", "DUE", "FLOW", "TASK", "ATTEMPT", "DETAILS"]
     rows = [
         [
             age(now - delay.opened_at.timestamp()),
+            _due(delay, now),
             delay.flow_uuid,
             printable(delay.task_name) + ("" if delay.kind == "execute" else f" ({delay.kind})"),
             str(delay.attempt),
@@ -133,8 +145,29 @@ def _print_table(
     session.output.table(head, rows)
 
 
+def _instant(text: str | None) -> datetime.datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError("--due-before takes a time such as 2030-12-31T23:59:00+00:00") from None
+    return found if found.tzinfo else found.astimezone()
+
+
+def _due(delay: OpenDelay, now: float) -> str:
+    """Return how long the delay may still wait, for people."""
+    if delay.alerted_at is not None:
+        return "overdue"
+    ends = [at.timestamp() for at in (delay.timeout_at, delay.heartbeat_at) if at is not None]
+    if not ends:
+        return "never"
+    left = min(ends) - now
+    return f"in {age(left)}" if left > 0 else "now"
+
+
 def _complete(session: Session, arguments: argparse.Namespace) -> int:
-    rest = _split_token(arguments, "TOKEN")
+    rest = split_token(arguments, "TOKEN")
     result = None if arguments.result is None else argument.read_json(arguments.result, "--result")
     if rest.words:
         raise UsageError("'complete' takes one TOKEN; the result goes into --result JSON")
@@ -142,7 +175,7 @@ def _complete(session: Session, arguments: argparse.Namespace) -> int:
 
 
 def _fail(session: Session, arguments: argparse.Namespace) -> int:
-    rest = _split_token(arguments, "TOKEN MESSAGE")
+    rest = split_token(arguments, "TOKEN MESSAGE")
     if len(rest.words) != 1:
         raise UsageError("'fail' takes one MESSAGE; put it in quotes if it has blanks")
     (message,) = rest.words
@@ -158,7 +191,7 @@ def _fail(session: Session, arguments: argparse.Namespace) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Target:
+class Target:
     """Which delay is answered, by token or by name, and the words that are left."""
 
     token: str | None
@@ -167,17 +200,23 @@ class _Target:
     words: Sequence[str]
 
     def find_token(self, client: Client) -> str:
+        """Return the token that was given, or that names the delay that was named."""
         if self.token is not None:
             return self.token
         return client.token(str(self.flow), str(self.task))
 
 
-def _split_token(arguments: argparse.Namespace, wanted: str) -> _Target:
+def split_token(arguments: argparse.Namespace, wanted: str) -> Target:
+    """Read which delay is meant.
+
+    :param wanted: the words that the command takes.
+    :raises UsageError: it is not said, or twice.
+    """
     words = list(arguments.words)
     if (arguments.flow is None) != (arguments.task is None):
         raise UsageError("--flow and --task go together: they name the task that waits")
     if arguments.flow is not None:
-        return _Target(token=None, flow=arguments.flow, task=arguments.task, words=words)
+        return Target(token=None, flow=arguments.flow, task=arguments.task, words=words)
     if not words:
         raise UsageError(f"which delay? give {wanted}, or --flow UUID --task NAME")
     token = words.pop(0)
@@ -186,10 +225,10 @@ def _split_token(arguments: argparse.Namespace, wanted: str) -> _Target:
         token = sys.stdin.readline(MAX_LENGTH + 2).strip()
         if not token:
             raise UsageError("no token on standard input")
-    return _Target(token=token, flow=None, task=None, words=words)
+    return Target(token=token, flow=None, task=None, words=words)
 
 
-def _deliver(session: Session, target: _Target, deliver: Callable[[Client, str], Receipt]) -> int:
+def _deliver(session: Session, target: Target, deliver: Callable[[Client, str], Receipt]) -> int:
     board_error: BoardUnreachable | None = None
     try:
         client = session.open_client(rings=True)

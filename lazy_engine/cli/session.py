@@ -16,8 +16,8 @@ from sqlalchemy import exc as sa_exc
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
-from lazy_engine import errors
-from lazy_engine.address import ZOOKEEPER, kind_of, zookeeper_conf
+from lazy_engine import doorbell, errors
+from lazy_engine.address import ZOOKEEPER, configuration, kind_of, zookeeper_conf
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -58,18 +58,14 @@ class Session:
     def open_store(self, *, may_create: bool = False) -> Any:
         """Return the persistence backend.
 
-        :param may_create: an SQLite file that does not exist is made.
+        :param may_create: an SQLite file or a directory that does not exist is made.
         :raises UsageError: none was named, or not in a way that can be read.
         :raises UnsupportedBackend: there is no ledger for it.
         :raises StoreUnavailable: it cannot be reached.
         """
         address = self._require_persistence()
         if kind_of(address) != ZOOKEEPER:
-            url = _url(address)
-            if url.get_backend_name() == "sqlite" and not may_create:
-                _require_file(url)
-            if url.get_backend_name() == "memory":
-                raise UsageError("a memory store ends with the command that made it: use sqlite")
+            _require_there(address, may_create=may_create)
         try:
             backend = open_backend(address)
         except ValueError as error:
@@ -110,12 +106,11 @@ class Session:
         except (TypeError, ValueError) as error:
             raise UsageError(f"--jobboard: {error}") from error
         try:
-            board.connect()
+            doorbell.connect(board)
         except Exception as error:
             # TaskFlow lets whatever its drivers raise through when it connects.
             raise BoardUnreachable(
-                f"cannot reach the job board at {board_name(self.jobboard)}:"
-                f" {_first_line(error)}; is the server up, and is the address right?"
+                f"cannot reach the job board at {board_name(self.jobboard)}: {_first_line(error)}"
             ) from error
         self._closing.callback(_close_board, board)
         return board
@@ -148,6 +143,16 @@ def _url(address: str) -> sa.URL:
         ) from error
 
 
+def _require_there(address: str, *, may_create: bool) -> None:
+    url = _url(address)
+    if url.get_backend_name() == "sqlite" and not may_create:
+        _require_file(url)
+    if url.get_backend_name() in ("dir", "file") and not may_create:
+        _require_directory(address)
+    if url.get_backend_name() == "memory":
+        raise UsageError("a memory store ends with the command that made it: use sqlite")
+
+
 def _require_file(url: sa.URL) -> None:
     name = url.database or ""
     if name in ("", ":memory:") or name.startswith("file:"):
@@ -155,6 +160,14 @@ def _require_file(url: sa.URL) -> None:
     if not pathlib.Path(name).exists():
         raise errors.StoreUnavailable(
             f"there is no SQLite file {name}: 'lazy-engine init' makes it (or is the path wrong?)"
+        )
+
+
+def _require_directory(address: str) -> None:
+    path = configuration(address)["path"]
+    if not pathlib.Path(path).is_dir():
+        raise errors.StoreUnavailable(
+            f"there is no directory {path}: 'lazy-engine init' makes it (or is the path wrong?)"
         )
 
 

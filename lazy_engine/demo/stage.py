@@ -15,10 +15,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from lazy_engine.cli.exit_code import CommandFailed
 from lazy_engine.cli.output import Output
+from lazy_engine.demo import guard
 
 _COMMAND_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
@@ -76,6 +77,7 @@ class Stage:
         self._closing = contextlib.ExitStack()
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="lazy-engine-demo-"))
         self._closing.callback(_remove, self.path)
+        self._guard = self._closing.enter_context(_guarding(self.path))
         self._environment = _environment(output)
         self.steps: list[dict[str, Any]] = []
 
@@ -114,7 +116,7 @@ class Stage:
             self.say(f"$ {shown}    # process {process.pid}")
             stdout, stderr = process.communicate(stdin, timeout=_COMMAND_SECONDS)
         finally:
-            end(process)
+            self._end(process)
         for line in (stderr + stdout).splitlines():
             self.say(f"    {line}")
         self._note(words, process)
@@ -128,7 +130,7 @@ class Stage:
         try:
             stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
         finally:
-            end(process)
+            self._end(process)
         if process.returncode != 0:
             raise CommandFailed(f"'lazy-engine {words[0]}' failed: {stderr.strip()}")
         return stdout
@@ -136,7 +138,7 @@ class Stage:
     def actor(self, name: str, *words: str) -> Actor:
         """Start a ``lazy-engine`` command that goes on."""
         process = self._start(words, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        self._closing.callback(end, process)
+        self._closing.callback(self._end, process)
         self.say(f"$ {shlex.join(('lazy-engine', *words))} &    # process {process.pid}")
         self._note(words, process)
         actor = Actor(name, process, self._output)
@@ -154,12 +156,13 @@ class Stage:
                 start_new_session=True,
                 env=self._environment,
             )
-        self._closing.callback(end, process)
+        self._watch(process)
+        self._closing.callback(self._end, process)
         return process
 
     def _start(self, words: Sequence[str], *, stderr: int, stdin: int) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C is for the demo, which then ends the others.
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "lazy_engine.cli", *words],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -169,6 +172,15 @@ class Stage:
             start_new_session=True,
             env=self._environment,
         )
+        self._watch(process)
+        return process
+
+    def _watch(self, process: subprocess.Popen[Any]) -> None:
+        self._guard.write(f"+{process.pid}\n")
+
+    def _end(self, process: subprocess.Popen[Any]) -> None:
+        end(process)
+        self._guard.write(f"-{process.pid}\n")
 
     def _note(self, words: Sequence[str], process: subprocess.Popen[str]) -> None:
         self.steps.append(
@@ -230,6 +242,21 @@ def _ignored(*numbers: int) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _guarding(path: pathlib.Path) -> Iterator[IO[str]]:
+    """Start the guard, and yield what it is told about processes with."""
+    # No other process has this pipe's end: Python's children inherit no files.
+    with subprocess.Popen(
+        [sys.executable, guard.__file__, str(path)],
+        stdin=subprocess.PIPE,
+        bufsize=1,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        yield process.stdin
 
 
 def _environment(output: Output) -> dict[str, str]:

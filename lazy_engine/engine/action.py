@@ -6,13 +6,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, Final
 
 from taskflow import states
 
 from lazy_engine import attempt, host, token
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.engine.storage import LazyStorage
+
+#: Attribute of a task: deadline of its delays that name none, in seconds.
+TIMEOUT_ATTRIBUTE: Final = "delay_timeout_seconds"
 
 
 @contextlib.contextmanager
@@ -28,11 +31,13 @@ class LazyTaskAction(host.HostTaskAction):
     """Schedules tasks with a name for every attempt.
 
     :ivar signing_key: signs the tokens of this flow.
+    :ivar default_timeout_seconds: for delays that name no deadline.
     :ivar early: outcomes of attempts that a crash interrupted, by name, ready
         to be absorbed instead of executing the attempt again.
     """
 
     signing_key: token.Key
+    default_timeout_seconds: float | None
     early: dict[token.DelayKey, Any]
 
     @property
@@ -44,7 +49,8 @@ class LazyTaskAction(host.HostTaskAction):
         """Schedule a task's ``execute``; the future carries its attempt."""
         current = self._begin(task, token.EXECUTE)
         if current.name in self.early:
-            return self._from_early(task, current)
+            self.change_state(task, states.RUNNING, progress=0.0)
+            return self._from_early(task, current, host.EXECUTED)
         with _running(current):
             future = super().schedule_execution(task)
         future.attempt = current
@@ -53,6 +59,9 @@ class LazyTaskAction(host.HostTaskAction):
     def schedule_reversion(self, task: host.Atom) -> Any:
         """Schedule a task's ``revert``; the future carries its attempt."""
         current = self._begin(task, token.REVERT)
+        if current.name in self.early:
+            self.change_state(task, states.REVERTING, progress=0.0)
+            return self._from_early(task, current, host.REVERTED)
         with _running(current):
             future = super().schedule_reversion(task)
         future.attempt = current
@@ -60,14 +69,22 @@ class LazyTaskAction(host.HostTaskAction):
 
     def _begin(self, task: host.Atom, kind: str) -> attempt.Attempt:
         name = self._lazy_storage.begin_attempt(task.name, kind)
-        return attempt.Attempt(name=name, task_name=task.name, signing_key=self.signing_key)
+        own_seconds = getattr(task, TIMEOUT_ATTRIBUTE, None)
+        return attempt.Attempt(
+            name=name,
+            task_name=task.name,
+            signing_key=self.signing_key,
+            default_timeout_seconds=(
+                self.default_timeout_seconds if own_seconds is None else own_seconds
+            ),
+            has_probe=callable(getattr(task, "probe", None)),
+        )
 
-    def _from_early(self, task: host.Atom, current: attempt.Attempt) -> Any:
-        self.change_state(task, states.RUNNING, progress=0.0)
+    def _from_early(self, task: host.Atom, current: attempt.Attempt, verdict: str) -> Any:
         future: Any = futures.Future()
         future.atom = task
         future.attempt = current
-        future.set_result((host.EXECUTED, self.early.pop(current.name)))
+        future.set_result((verdict, self.early.pop(current.name)))
         self._lazy_storage.absorb(current.name)
         return future
 
@@ -90,7 +107,7 @@ class LazyTaskAction(host.HostTaskAction):
         """End a task's wait, and tell so."""
         failure = self._lazy_storage.call_off(task.name)
         self.notify(
-            states.FAILURE,
+            self._lazy_storage.get_atom_state(task.name),
             {
                 "task_name": task.name,
                 "task_uuid": self._lazy_storage.get_atom_uuid(task.name),

@@ -7,7 +7,7 @@ from typing import Any
 
 from taskflow import states
 
-from lazy_engine import errors, host, outcome
+from lazy_engine import errors, host, outcome, terms, token
 from lazy_engine.delay import Delay
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
@@ -21,6 +21,7 @@ class LazyCompleter(host.HostCompleter):
         super().__init__(runtime)
         self._lazy_storage: LazyStorage = runtime.storage
         self._action: LazyTaskAction = runtime.task_action
+        self.is_cancelling = False
 
     def resume(self) -> set[host.Atom]:
         """Take up what an earlier run left; return atoms to schedule again.
@@ -43,6 +44,17 @@ class LazyCompleter(host.HostCompleter):
                 self.host_runtime.retry_subflow(retry)
         return unfinished
 
+    def cancel(self) -> None:
+        """Mean all to be reverted; from now on no retry controller is asked."""
+        self.is_cancelling = True
+        self.revert_all()
+
+    def complete_failure(self, node: host.Atom, outcome: str, failure: host.Failure) -> bool:
+        """Resolve a failure; return whether it is to be kept for the end."""
+        if self.is_cancelling and outcome == host.EXECUTED:
+            return False  # it is to be reverted already
+        return bool(super().complete_failure(node, outcome, failure))
+
     def complete_future(self, future: Any) -> host.Failure | None:
         """Complete the atom that a future ran; return a failure to be kept.
 
@@ -57,18 +69,25 @@ class LazyCompleter(host.HostCompleter):
                 self._action.wait_for_outside(atom, delay, running)
                 return None
             self._lazy_storage.end_without_delay(running.name)
-        if delay is not None or _holds_delay(result, running):
+        if delay is not None or _holds_delay(result):
             result = _misuse(atom, running)
         return self._complete(atom, verdict, result)
 
     def complete_arrival(self, atom: host.Atom, record: r.DelayRecord) -> host.Failure | None:
         """Hand an arrived outcome to its task; return a failure to be kept."""
         self._lazy_storage.absorb(record.key)
-        return self._complete(atom, host.EXECUTED, self.result_of(record))
+        verdict = host.REVERTED if record.key.kind == token.REVERT else host.EXECUTED
+        return self._complete(atom, verdict, self.result_of(record))
 
     def result_of(self, record: r.DelayRecord) -> Any:
         """Return what a recorded outcome completes its task with."""
         assert record.outcome is not None
+        if record.outcome.kind == outcome.DEFAULT:
+            return terms.default_of(record.outcome)
+        if record.outcome.kind == outcome.TIMEOUT:
+            return outcome.timeout_from(
+                record.outcome, flow_uuid=record.key.flow_uuid, task_name=record.task_name
+            )
         payload = self._lazy_storage.ledger.decode(record.outcome)
         if record.outcome.kind == outcome.RESULT:
             return payload
@@ -94,25 +113,26 @@ def _delay_in(result: Any) -> Delay | None:
     return result if isinstance(result, Delay) else None
 
 
-def _holds_delay(result: Any, running: Any) -> bool:
-    """Whether a ``Delay`` of this attempt is hidden inside a result."""
-    if running is None or not running.made:
-        return False
+def _holds_delay(result: Any) -> bool:
+    """Whether a ``Delay`` is hidden inside a result."""
     pending = [result]
+    seen: set[int] = set()
     while pending:
         item = pending.pop()
         if isinstance(item, Delay):
             return True
-        if isinstance(item, dict):
-            pending.extend(item.values())
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pending.extend(item)
+        if isinstance(item, (dict, list, tuple, set, frozenset)) and id(item) not in seen:
+            seen.add(id(item))
+            pending.extend(item.values() if isinstance(item, dict) else item)
     return False
 
 
 def _misuse(atom: host.Atom, running: Any) -> host.Failure:
     if running is None:
-        what = f"retry controller '{atom.name}' answered with a Delay: only tasks can wait"
+        what = (
+            f"retry controller '{atom.name}' answered with a Delay: only tasks can wait;"
+            " return it from a task of the controller's flow"
+        )
     else:
         what = (
             f"task '{atom.name}' answered with a Delay inside another value, or with one of"

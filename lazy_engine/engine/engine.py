@@ -46,6 +46,9 @@ class LazyEngine(host.HostEngine):
         how many threads, with ``threads``.
     ``linger_seconds``
         stay awake that long for quick answers before parking (default 0).
+    ``default_timeout_seconds``
+        deadline of a ``Delay`` that names none (default 7 days; ``None``: no
+        deadline).
     ``busy_wait_seconds``
         how long to wait for another owner to let go of the flow (default: half
         a lease).
@@ -102,6 +105,7 @@ class LazyEngine(host.HostEngine):
         :returns: ``"SUCCESS"``, ``"DELAYED"`` or ``"SUSPENDED"``.
         :raises FlowBusy: somebody else runs the flow.
         :raises FlowSuspended: it was suspended by request.
+        :raises FlowCancelled: it was cancelled by request, and has been reverted.
         :raises FlowIncident: the flow's code does not fit what is stored.
         :raises Fenced: somebody else took the flow over meanwhile.
         :raises StoreUnavailable: the store failed; the flow can be run again.
@@ -193,8 +197,18 @@ class LazyEngine(host.HostEngine):
         if state == states.FAILURE:
             self._conclude(state)
             host.Failure.reraise_if_any(driven.memory.failures)
+        if state == states.REVERTED and owned.is_cancelled:
+            self._raise_cancelled(self.storage.ledger.flow(self.storage.flow_uuid))
         if state not in self.NO_RERAISING_STATES:
             self._raise_failures()
+
+    def _raise_cancelled(self, record: r.FlowRecord | None) -> None:
+        reason = record.wish_reason if record is not None else None
+        raise errors.FlowCancelled(
+            f"flow {self.storage.flow_uuid} was cancelled and has been reverted"
+            + (f": {reason}" if reason else ""),
+            flow_uuid=self.storage.flow_uuid,
+        )
 
     def _conclude(self, state: str) -> None:
         """Note, in memory and to listeners, the end that has been committed."""
@@ -222,6 +236,8 @@ class LazyEngine(host.HostEngine):
             self.storage.start_over(fresh)
         LOG.info("flow %s has ended already: %s", record.flow_uuid, record.state)
         yield record.state
+        if record.state == states.REVERTED and rules.is_cancelled(record):
+            self._raise_cancelled(record)
         if record.state not in self.NO_RERAISING_STATES:
             self._raise_failures()
 
@@ -269,7 +285,9 @@ class LazyEngine(host.HostEngine):
             return answer.record
         self.storage.known = None
         opened = [record for record in answer.arrivals if record.opened_at is not None]
-        owned = Ownership(self.storage, answer.lease, opened, self._suspend_if_running)
+        owned = Ownership(
+            self.storage, answer.lease, opened, answer.probing, answer.now, self._suspend_if_running
+        )
         try:
             self._get_ready(answer)
         except BaseException:
@@ -302,6 +320,8 @@ class LazyEngine(host.HostEngine):
                 super().reset()
             self._reset_asked = False
         self._resumes = False
+        runtime.completer.is_cancelling = False
+        runtime.task_action.default_timeout_seconds = self._settings.default_timeout_seconds
         runtime.task_action.signing_key = storage.ledger.signing_key(taken.lease.key_id)
         runtime.task_action.early = {
             record.key: runtime.completer.result_of(record)

@@ -17,7 +17,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,7 @@ from taskflow.types import failure as taskflow_failure
 from lazy_engine import errors, host
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine.completer import LazyCompleter
+from lazy_engine.engine.probe import Probes
 from lazy_engine.engine.statistics import Stopwatches
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
@@ -92,6 +93,21 @@ class Owner(Protocol):
     def fetch(self) -> Iterable[r.DelayRecord]:
         """Return the outcomes to absorb."""
 
+    def deliver(self, deliveries: Sequence[r.Delivery]) -> None:
+        """Record outcomes that a probe found."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the flow is to be called off."""
+
+    @property
+    def probing(self) -> Sequence[r.DelayRecord]:
+        """The delays that were open when the lease was taken and ask for probes."""
+
+    @property
+    def taken_at(self) -> int:
+        """The store's time then."""
+
 
 @dataclasses.dataclass
 class Memory:
@@ -138,6 +154,7 @@ class Machine:
         self._linger_seconds = linger_seconds
         self._linger_until: float | None = None
         self._gathers = gathers_statistics
+        self._probes = Probes(runtime, owner.probing, owner.taken_at, owner.deliver)
         self.memory = Memory()
         self.finite = self._build()
 
@@ -170,6 +187,7 @@ class Machine:
         unfinished = self._completer.resume()
         self._call_off()
         self.memory.next_up.update(unfinished, self._next_atoms())
+        self._heed_cancel()
         return _SCHEDULE
 
     def _schedule(self, _old: str, _new: str, _event: str) -> str:
@@ -184,6 +202,8 @@ class Machine:
             scheduled, failures = self._runtime.scheduler.schedule(wanted)
             self.memory.not_done.update(scheduled)
             self.memory.failures.extend(failures)
+        if state == states.RUNNING:
+            self.memory.not_done.update(self._probes.start_due())
         elif state == states.SUSPENDING:
             self.memory.cancel_futures()
         return _WAIT
@@ -213,9 +233,10 @@ class Machine:
                 memory.next_up.update(next_up)
             self._settle_turn()
         self._owner.check()
+        self._heed_cancel()
         state = self._storage.get_flow_state()
         if state == states.RUNNING and not memory.failures:
-            if memory.next_up:
+            if memory.next_up or self._probes.is_due:
                 return _SCHEDULE
             if memory.inbox:  # came with the commit just made
                 return self._analyze(_old, _new, _event)
@@ -236,7 +257,12 @@ class Machine:
         is_final = state not in (DELAYED, states.SUSPENDED)
         if state == states.FAILURE:
             self._call_off_all()
-        ending = r.Ending(state=state, is_final=is_final, absorbs=state != states.SUSPENDED)
+        ending = r.Ending(
+            state=state,
+            is_final=is_final,
+            absorbs=state != states.SUSPENDED,
+            heeds_cancel=not (self._completer.is_cancelling or self.memory.failures),
+        )
         done = self._commit(ending)
         if not done.has_ended:
             self._linger_until = None
@@ -286,8 +312,20 @@ class Machine:
             state == states.PENDING and self._storage.get_atom_intention(atom.name) == states.REVERT
         )
 
+    def _heed_cancel(self) -> None:
+        """Turn to reverting everything, once, if the flow is to be called off."""
+        if not self._owner.is_cancelled or self._completer.is_cancelling or self.memory.failures:
+            return
+        self._completer.cancel()
+        self._call_off()
+        self.memory.next_up.update(self._try_next_atoms())
+
     def _complete(self, future: Any) -> set[host.Atom]:
         atom = future.atom
+        if hasattr(future, "probe_of"):
+            if self._probes.complete(future):
+                self._take_in(self._owner.fetch())
+            return set()
         try:
             is_complete = self._try(atom, lambda: self._completer.complete_future(future))
         except futures.CancelledError:
@@ -365,7 +403,10 @@ class Machine:
             ended.update(names)
 
     def _waits_in_vain(self, task_name: str) -> bool:
-        return bool(self._storage.get_atom_intention(task_name) != states.EXECUTE)
+        return bool(
+            self._storage.get_atom_intention(task_name) != states.EXECUTE
+            and not self._storage.waits_in_revert(task_name)
+        )
 
     def _call_off_all(self) -> None:
         for name in self._storage.delayed_tasks():
@@ -387,6 +428,7 @@ class Machine:
         """Commit what must be durable now, then tell about it."""
         if self._storage.must_write:
             self._commit(None)
+        self._probes.collect()
         self._outbox.send()
 
     def _commit(self, ending: r.Ending | None) -> r.Committed:
@@ -425,25 +467,31 @@ class Machine:
         end = time.monotonic() + self._timeout
         for pause in _pauses():
             left = 0.0 if memory.inbox else end - time.monotonic()
-            seconds = max(0.0, min(pause, left))
+            seconds = max(0.0, min(pause, left, self._probes.pause_seconds))
             done, memory.not_done = waiters.wait_for_any(memory.not_done, timeout=seconds)
             memory.done.update(done)
             self._owner.check()
             if self._storage.get_flow_state() != states.RUNNING:
                 memory.cancel_futures()
-            if done or left <= 0 or self._has_news():
+            if done or left <= 0 or self._has_news() or self._is_called():
                 return
 
     def _linger(self) -> None:
         """Stay awake for quick answers, looking ever less often."""
         for pause in _pauses():
             left = (self._linger_until or 0.0) - time.monotonic()
-            if left <= 0 or self._has_news():
+            if left <= 0 or self._has_news() or self._is_called():
                 return
             self._owner.check()
             if self._storage.get_flow_state() != states.RUNNING:
                 return
-            time.sleep(min(pause, left))
+            time.sleep(min(pause, left, self._probes.pause_seconds))
+
+    def _is_called(self) -> bool:
+        """Whether there is something to do other than to wait."""
+        if self._owner.is_cancelled and not self._completer.is_cancelling:
+            return True
+        return self._probes.is_due and self._storage.get_flow_state() == states.RUNNING
 
     def _has_news(self) -> bool:
         if not self._storage.delayed_tasks() or not self._owner.look():

@@ -13,6 +13,9 @@ from lazy_engine import host
 #: How long an owner that shows no sign of life keeps a flow.
 DEFAULT_LEASE_SECONDS: Final = 30.0
 
+#: Deadline of a delay that names none: a wait without one is how flows get lost.
+DEFAULT_TIMEOUT_SECONDS: Final = 7 * 86400.0
+
 _SERIAL: Final = ("serial",)
 _THREADS: Final = ("thread", "threads", "threaded")
 
@@ -23,6 +26,8 @@ class Options:
 
     :ivar executor: runs the tasks.
     :ivar linger_seconds: stay awake that long for quick answers before parking.
+    :ivar default_timeout_seconds: deadline of a ``Delay`` that names none;
+        ``None`` (``"none"`` in a URI) for no deadline.
     :ivar lease_seconds: after that long without a sign of life from its owner,
         somebody else may take the flow.
     """
@@ -30,6 +35,7 @@ class Options:
     executor: host.HostTaskExecutor
     linger_seconds: float
     lease_seconds: float
+    default_timeout_seconds: float | None
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> Options:
@@ -42,7 +48,15 @@ class Options:
             executor=_executor(options.get("executor", "serial"), options.get("max_workers")),
             linger_seconds=_seconds(options, "linger_seconds", 0.0, least=0.0),
             lease_seconds=_seconds(options, "lease_seconds", DEFAULT_LEASE_SECONDS, least=0.1),
+            default_timeout_seconds=_timeout_seconds(options),
         )
+
+
+def _timeout_seconds(options: Mapping[str, Any]) -> float | None:
+    name = "default_timeout_seconds"
+    if name in options and str(options[name]).lower() == "none":
+        return None
+    return _seconds(options, name, DEFAULT_TIMEOUT_SECONDS, least=0.001)
 
 
 def _seconds(options: Mapping[str, Any], name: str, default: float, *, least: float) -> float:

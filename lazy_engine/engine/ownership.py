@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from lazy_engine import errors
@@ -65,6 +65,8 @@ class Ownership:
         storage: LazyStorage,
         lease: r.Lease,
         arrivals: Iterable[r.DelayRecord],
+        probing: Sequence[r.DelayRecord],
+        taken_at: int,
         suspend: Callable[[], None],
     ) -> None:
         self._storage = storage
@@ -73,7 +75,9 @@ class Ownership:
         self._suspend = suspend
         self._write_lock = threading.Lock()
         self._is_lost = threading.Event()
-        self._wish_noted: str | None = None
+        self._wish_noted: str | None = lease.pulse.wish
+        self.probing = probing
+        self.taken_at = taken_at
         self._idle_since: float | None = None
         self._hold = Hold(
             lease=lease,
@@ -168,8 +172,18 @@ class Ownership:
         :raises Fenced: it noted a newer owner.
         """
         self._require()
-        if self._wish_noted is not None:
+        if self._wish_noted == r.WISH_SUSPEND:
             self._suspend()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody asked for the flow to be called off, as far as is known here."""
+        return self._wish_noted == r.WISH_CANCEL
+
+    def deliver(self, deliveries: Sequence[r.Delivery]) -> None:
+        """Record outcomes that the engine itself found; the first one wins."""
+        self._require()
+        self._storage.ledger.deliver(self._lease.flow_uuid, deliveries, rings=False)
 
     def fetch(self) -> Iterable[r.DelayRecord]:
         """Return the outcomes to absorb."""

@@ -9,6 +9,7 @@ from typing import Any
 from lazy_engine import host
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.completer import LazyCompleter
+from lazy_engine.engine.selector import LazySelector
 
 
 class LazyRuntime(host.HostRuntime):
@@ -18,6 +19,11 @@ class LazyRuntime(host.HostRuntime):
     def task_action(self) -> LazyTaskAction:
         """Schedules and completes tasks."""
         return LazyTaskAction(self.storage, self.notifier, self.task_executor)
+
+    @functools.cached_property
+    def selector(self) -> Any:
+        """Finds the atoms that can run next."""
+        return self.make_selector() if self.has_narrow_deciders else LazySelector(self)
 
     @functools.cached_property
     def retry_action(self) -> Any:

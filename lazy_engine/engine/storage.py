@@ -9,7 +9,7 @@ that is durable yet or not; what *tasks* see is durable before they start.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from taskflow import states
@@ -39,10 +39,16 @@ def is_cancelled(failure: host.Failure) -> bool:
     return bool(failure.check(errors.DelayCancelled))
 
 
+def _ignore(*_: object) -> None:
+    """Nobody has asked to be told."""
+
+
 class LazyStorage(host.HostStorage):
     """Storage of one engine; see :class:`taskflow.storage.Storage`.
 
     :ivar ledger: where delays, outcomes and leases are kept.
+    :ivar on_structure: told that atoms were added, or all details replaced.
+    :ivar on_state: told name, state and intention of an atom of which either changes.
     """
 
     def __init__(self, flow_detail: models.FlowDetail, backend: Any, scope_fetcher: Any) -> None:
@@ -50,7 +56,17 @@ class LazyStorage(host.HostStorage):
         self.ledger = ledger.beside(self.backend)
         self.set_failures_aside(is_cancelled)
         self._injected: dict[str, Any] = {}
+        self.on_structure: Callable[[], None] = _ignore
+        self.on_state: Callable[[str, str, str], None] = _ignore
+        self._new_probes: list[r.DelayOpening] = []
+        self._find_waits()
         self._clear()
+
+    def _find_waits(self) -> None:
+        delayed = [atom for atom in self.flow_detail if atom.state == DELAYED]
+        self._delayed: dict[str, None] = {atom.name: None for atom in delayed}
+        # In a store, no task waits in execute() that is meant to be reverted.
+        self._waits_in_revert = {atom.name for atom in delayed if atom.intention != states.EXECUTE}
 
     def _clear(self) -> None:
         self._flow_is_dirty = False
@@ -60,6 +76,7 @@ class LazyStorage(host.HostStorage):
         self._opened: dict[token.DelayKey, r.DelayOpening] = {}
         self._absorbed: dict[token.DelayKey, None] = {}
         self._closed: dict[tuple[str, str], r.DelayClosing] = {}
+        self._probed: dict[token.DelayKey, r.DelayProbing] = {}
         self._must_write = False
 
     # -- what TaskFlow writes ---------------------------------------------
@@ -70,6 +87,7 @@ class LazyStorage(host.HostStorage):
             if before.find(atom.uuid) is None:
                 self._new[atom.uuid] = None
                 self._must_write = True
+                self.on_structure()
 
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
         changed = {
@@ -81,6 +99,10 @@ class LazyStorage(host.HostStorage):
         if changed:
             self._dirty[after.uuid] |= changed
             self._must_write |= not _is_mark(changed, after.state)
+            if "state" in changed:
+                self._note_wait(after.name, after.state)
+            if "state" in changed or "intention" in changed:
+                self.on_state(after.name, after.state, after.intention)
 
     def change_flow_state(self, state: str) -> tuple[bool, str]:
         """Move the flow to another state, as TaskFlow does, and to and from DELAYED."""
@@ -92,10 +114,33 @@ class LazyStorage(host.HostStorage):
             return (True, old_state)
 
     def inject(self, pairs: Mapping[str, Any], transient: bool = False) -> None:
-        """Add values; persistent ones count only where the stored flow has none."""
+        """Add values; persistent ones count only where the stored flow has none.
+
+        :raises OutcomeNotStorable: the store could not keep one; nothing changed.
+        """
         if not transient:
+            for name, value in pairs.items():
+                self._require_storable(f"the value injected as '{name}'", value)
             self._injected.update(pairs)
         super().inject(pairs, transient=transient)
+
+    def set_task_progress(self, task_name: str, progress: float, details: Any = None) -> None:
+        """Note how far a task is.
+
+        :raises OutcomeNotStorable: the store could not keep it; nothing changed.
+        """
+        self._require_storable(f"the progress of task '{task_name}'", [progress, details])
+        super().set_task_progress(task_name, progress, details)
+
+    def _require_storable(self, what: str, value: Any) -> None:
+        # It is written with the rest of a turn, which would then never be written.
+        try:
+            self.ledger.encode_result(value)
+        except errors.ResultNotStorable as error:
+            raise errors.OutcomeNotStorable(
+                f"{what} cannot be stored as JSON in flow {self.flow_uuid}: {error.__cause__}",
+                flow_uuid=self.flow_uuid,
+            ) from error
 
     def save(self, atom_name: str, result: Any, state: str = states.SUCCESS) -> None:
         """Put an atom's result; see :meth:`taskflow.storage.Storage.save`.
@@ -136,10 +181,27 @@ class LazyStorage(host.HostStorage):
         """Let a task wait for outside."""
         with self.lock.write_lock():
             self.set_atom_state(task_name, DELAYED)
-            self._opened[key] = r.DelayOpening(
-                key=key, task_name=task_name, details_text=delay.details_text
+            opening = r.DelayOpening(
+                key=key, task_name=task_name, details_text=delay.details_text, terms=delay.terms
             )
+            self._opened[key] = opening
+            if delay.terms.probe_seconds is not None:
+                self._new_probes.append(opening)
+            if key.kind == token.REVERT:
+                self._waits_in_revert.add(task_name)
+            else:
+                self._waits_in_revert.discard(task_name)
             self._must_write = True
+
+    def take_new_probes(self) -> list[r.DelayOpening]:
+        """Return, once, the delays opened since the last call that ask for probes."""
+        found, self._new_probes = self._new_probes, []
+        return found
+
+    def note_probe(self, probing: r.DelayProbing) -> None:
+        """Note that a probe found nothing."""
+        self._probed[probing.key] = probing
+        self._must_write = True
 
     def end_without_delay(self, key: token.DelayKey) -> None:
         """Note that an attempt which made a ``Delay`` ended without one."""
@@ -147,7 +209,10 @@ class LazyStorage(host.HostStorage):
 
     def absorb(self, key: token.DelayKey) -> None:
         """Note that a delay's outcome is handed to its task with the next commit."""
-        self._closed.pop((key.atom_uuid, key.kind), None)
+        closing = self._closed.pop((key.atom_uuid, key.kind), None)
+        if closing is not None and key.attempt > 1:
+            # What is taken back is the end of this wait, not that of earlier attempts.
+            self._close(key.atom_uuid, key.kind, key.attempt - 1, r.CLOSED_RETRIED)
         self._absorbed[key] = None
         self._must_write = True
 
@@ -163,7 +228,10 @@ class LazyStorage(host.HostStorage):
                 )
             )
             key = self.delay_key(task_name)
-            self.put_failure_aside(task_name, states.FAILURE, failure)
+            is_revert = key.kind == token.REVERT
+            self.put_failure_aside(
+                task_name, states.REVERT_FAILURE if is_revert else states.FAILURE, failure
+            )
             self._close(detail.uuid, key.kind, key.attempt, r.CLOSED_CANCELLED)
             return failure
 
@@ -176,16 +244,27 @@ class LazyStorage(host.HostStorage):
     def delay_key(self, task_name: str) -> token.DelayKey:
         """Return the name of the attempt that a waiting task is in."""
         detail = self.atom_detail(task_name)
+        kind = token.REVERT if self.waits_in_revert(task_name) else token.EXECUTE
         return token.DelayKey(
             flow_uuid=self.flow_uuid,
             atom_uuid=detail.uuid,
-            kind=token.EXECUTE,
-            attempt=stored_attempt(detail.meta, token.EXECUTE),
+            kind=kind,
+            attempt=stored_attempt(detail.meta, kind),
         )
+
+    def waits_in_revert(self, task_name: str) -> bool:
+        """Whether a waiting task waits in ``revert``, and not in ``execute``."""
+        return task_name in self._waits_in_revert
 
     def delayed_tasks(self) -> list[str]:
         """Return the names of the tasks that wait for outside."""
-        return [atom.name for atom in self.flow_detail if atom.state == DELAYED]
+        return list(self._delayed)
+
+    def _note_wait(self, task_name: str, state: str) -> None:
+        if state == DELAYED:
+            self._delayed[task_name] = None
+        else:
+            self._delayed.pop(task_name, None)
 
     # -- committing -------------------------------------------------------
 
@@ -211,6 +290,7 @@ class LazyStorage(host.HostStorage):
                 opened=list(self._opened.values()),
                 absorbed=list(self._absorbed),
                 closed=list(self._closed.values()),
+                probed=list(self._probed.values()),
             )
 
     def begun_marks(self) -> r.Changes | None:
@@ -272,6 +352,8 @@ class LazyStorage(host.HostStorage):
         """Throw the buffer away and go by the details as stored."""
         self.replace_details(fresh, is_cancelled)
         self._clear()
+        self._find_waits()
+        self.on_structure()
 
     def inject_again(self) -> None:
         """Inject anew what was injected before, where the stored flow has no value."""

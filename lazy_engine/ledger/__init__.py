@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
-from taskflow.persistence.backends import impl_memory
 
 from lazy_engine import errors
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import Guarantees, Ledger, TakeRequest
+from lazy_engine.ledger.protocol import GUARANTEES, Guarantees, Ledger, TakeRequest
 
 __all__ = ["Guarantees", "Ledger", "TakeRequest", "beside", "upgrade"]
 
@@ -32,7 +33,7 @@ def beside(backend: Any) -> Ledger:
     """
     ledger: Ledger | None = getattr(backend, _ATTRIBUTE, None)
     if ledger is None:
-        ledger = _open(backend)
+        ledger = _kind_of(backend).open(backend)
         ledger.keeper = Keeper(ledger)
         # Two threads may come here at once; the first one's ledger stays.
         kept: Ledger = backend.__dict__.setdefault(_ATTRIBUTE, ledger)
@@ -43,35 +44,79 @@ def beside(backend: Any) -> Ledger:
     return ledger
 
 
-def _open(backend: Any) -> Ledger:
-    if isinstance(backend, impl_memory.MemoryBackend):
-        from lazy_engine.ledger.memory import MemoryLedger
+# What belongs to one kind of store is imported when it is wanted: nobody needs
+# the drivers of all of them.
 
-        return MemoryLedger(weakref.proxy(backend))
-    kind = type(backend).__name__
-    if kind == "ZkBackend":
-        from lazy_engine.ledger import zookeeper
 
-        return zookeeper.open_ledger(backend)
-    engine = getattr(backend, "engine", None) if kind == "SQLAlchemyBackend" else None
-    if engine is None:
-        raise errors.UnsupportedBackend(
-            f"no ledger for the persistence backend {kind}: lazy_engine keeps one in"
-            " memory, sqlite, postgresql and zookeeper"
-        )
-    if engine.dialect.name not in ("sqlite", "postgresql"):
-        raise errors.UnsupportedBackend(
-            f"no ledger for a {engine.dialect.name} database yet: use sqlite or postgresql"
-        )
-    from lazy_engine.ledger.sql import SqlLedger
-    from lazy_engine.ledger.sql_connection import is_in_memory
+def _open_memory(backend: Any) -> Ledger:
+    from lazy_engine.ledger.memory import MemoryLedger
 
-    if engine.dialect.name == "sqlite" and is_in_memory(engine.url):
-        raise errors.UnsupportedBackend(
-            "an in-memory SQLite database lives in one connection and isolates nothing:"
-            " give it a file (sqlite:////path/to/flows.db), or use the memory backend"
-        )
-    return SqlLedger(engine)
+    return MemoryLedger(weakref.proxy(backend))
+
+
+def _open_sql(backend: Any) -> Ledger:
+    from lazy_engine.ledger import sql
+
+    return sql.open_ledger(backend.engine)
+
+
+def _require_sql(backend: Any) -> None:
+    from lazy_engine.ledger.sql_upgrade import require_supported
+
+    require_supported(backend.engine)
+
+
+def _alone_sql(backend: Any) -> contextlib.AbstractContextManager[None]:
+    from lazy_engine.ledger.sql_upgrade import alone
+
+    return alone(backend.engine)
+
+
+def _open_directory(backend: Any) -> Ledger:
+    from lazy_engine.ledger import directory
+
+    return directory.open_ledger(backend)
+
+
+def _open_zookeeper(backend: Any) -> Ledger:
+    from lazy_engine.ledger import zookeeper
+
+    return zookeeper.open_ledger(backend)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One kind of store.
+
+    :ivar open: returns the ledger; makes its tables if need be.
+    :ivar require: refuses a backend before anything is made or waited for.
+    :ivar alone: keeps others away while TaskFlow's tables are made.
+    """
+
+    open: Callable[[Any], Ledger]
+    require: Callable[[Any], None] = lambda _backend: None
+    alone: Callable[[Any], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+#: The kinds, by the name of TaskFlow's backend class (or one that it extends).
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "MemoryBackend": _Kind(open=_open_memory),
+    "SQLAlchemyBackend": _Kind(open=_open_sql, require=_require_sql, alone=_alone_sql),
+    "DirBackend": _Kind(open=_open_directory),
+    "ZkBackend": _Kind(open=_open_zookeeper),
+}
+
+
+def _kind_of(backend: Any) -> _Kind:
+    for base in type(backend).__mro__:
+        if base.__name__ in _KINDS:
+            kind = _KINDS[base.__name__]
+            kind.require(backend)
+            return kind
+    raise errors.UnsupportedBackend(
+        f"no ledger for the persistence backend {type(backend).__name__}: lazy_engine keeps one"
+        f" in {', '.join(GUARANTEES)}"
+    )
 
 
 def upgrade(backend: Any) -> None:
@@ -82,16 +127,30 @@ def upgrade(backend: Any) -> None:
     :raises UnsupportedBackend: there is no ledger for that kind of backend.
     :raises StoreUnavailable: the store does not answer, or refuses.
     """
+    kind = _kind_of(backend)
     try:
-        _upgrade_host(backend)
+        with kind.alone(backend):
+            _upgrade_host(backend)
+    except errors.LazyEngineError:
+        raise
     except Exception as error:
         # TaskFlow lets whatever its drivers raise through when it connects.
-        cause = getattr(error, "orig", None) or error
+        cause = _root_of(error)
+        what = (str(cause).strip() or "(no message)").splitlines()[0]
         raise errors.StoreUnavailable(
-            f"cannot open the store: {type(cause).__name__}: {cause}; is the server up, and"
+            f"cannot open the store: {type(cause).__name__}: {what}; is the server up, and"
             " are address, database and account right?"
         ) from cause
     beside(backend)
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """Return what TaskFlow and SQLAlchemy have wrapped."""
+    while True:
+        inner = getattr(error, "orig", None) or getattr(error, "cause", None)
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
 
 
 def _upgrade_host(backend: Any) -> None:

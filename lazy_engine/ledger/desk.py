@@ -27,6 +27,45 @@ def stored_attempt(meta: Mapping[str, Any], kind: str) -> int:
     return int((meta.get(META_ATTEMPTS) or {}).get(kind, 0))
 
 
+def may_still_open(key: DelayKey, atom: tuple[str, str | None, Mapping[str, Any]] | None) -> bool:
+    """Whether an attempt that has opened no delay may yet open one.
+
+    :param atom: name, state and meta as stored.
+    """
+    _name, state, meta = atom or ("", None, {})
+    return not rules.attempt_is_over(
+        key.attempt,
+        stored_attempt=stored_attempt(meta, key.kind),
+        stored_state=state,
+        stored_is_delayed=state == DELAYED,
+    )
+
+
+def closings_in_vain(
+    early: Iterable[r.DelayRecord],
+    atoms: Mapping[str, tuple[str, str | None, Mapping[str, Any]]],
+) -> list[r.DelayClosing]:
+    """Return how to close delays whose outcome came early, and for nobody.
+
+    An attempt that a crash interrupted may have handed its token out and then,
+    when it was executed again, have made no ``Delay`` at all.
+
+    :param early: delays with an outcome that were never opened.
+    :param atoms: name, state and meta of their atoms as stored, by uuid.
+    """
+    return [
+        r.DelayClosing(
+            atom_uuid=record.key.atom_uuid,
+            kind=record.key.kind,
+            up_to_attempt=record.key.attempt,
+            reason=r.CLOSED_NOT_DELAYED,
+        )
+        for record in early
+        if record.key.atom_uuid in atoms
+        and not may_still_open(record.key, atoms[record.key.atom_uuid])
+    ]
+
+
 class Desk:
     """Receives deliveries to one flow.
 
@@ -59,17 +98,13 @@ class Desk:
         """Judge one delivery and note what has to be written for it."""
         key = delivery.key
         delay = self._delays.get(key)
-        name, state, meta = self._atoms.get(key.atom_uuid, ("", None, {}))
+        atom = self._atoms.get(key.atom_uuid)
+        name = atom[0] if atom else ""
         disposition = rules.judge(
             delay,
             digest=delivery.outcome.digest,
-            flow_is_over=rules.is_over(self.flow),
-            attempt_is_over=rules.attempt_is_over(
-                key.attempt,
-                stored_attempt=stored_attempt(meta, key.kind),
-                stored_state=state,
-                stored_is_delayed=state == DELAYED,
-            ),
+            flow_is_over=rules.is_over(self.flow) or rules.is_cancelled(self.flow),
+            attempt_is_over=not may_still_open(key, atom),
         )
         if (
             disposition is Disposition.DUPLICATE

@@ -100,5 +100,6 @@ class KeyRing:
             return self._stored[key_id]
         except KeyError:
             raise errors.InvalidToken(
-                "the token is not valid: it was signed by another deployment"
+                "the token is not valid here: another deployment signed it (or its key is gone);"
+                " nothing was recorded: deliver it where its flow is stored"
             ) from None

@@ -7,28 +7,27 @@ any store; it outlives nothing, and no other process sees it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
-from lazy_engine import errors, host, outcome, rules
+from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
-from lazy_engine.ledger.desk import Desk, next_incident
+from lazy_engine.ledger.desk import Desk, closings_in_vain, next_incident
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees, TakeRequest, fenced
-from lazy_engine.token import DelayKey, Key
+from lazy_engine.ledger.memory_book import separate
+from lazy_engine.ledger.memory_watch import MemoryWatch
+from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES, TakeRequest, fenced
+from lazy_engine.token import Key
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryWatch):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` of one process.
 
     :param backend: TaskFlow's memory backend that holds the flow details.
@@ -37,21 +36,11 @@ class MemoryLedger:
     keeper: Keeper
 
     def __init__(self, backend: Any) -> None:
-        self.guarantees = Guarantees(
-            store="memory", needs_json=False, is_durable=False, is_shared=False
-        )
+        super().__init__(backend)
+        self.guarantees = GUARANTEES["memory"]
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
-        self._backend = backend
-        self._lock = threading.RLock()
-        self._flows: dict[str, r.FlowRecord] = {}
-        self._delays: dict[str, dict[DelayKey, r.DelayRecord]] = {}
         made = key_module.make()
         self._keys = key_module.KeyRing(lambda: {made.key_id: made})
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[Any]:
-        with contextlib.closing(self._backend.get_connection()) as connection:
-            yield connection
 
     # -- encoding, keys, time ---------------------------------------------
 
@@ -70,9 +59,6 @@ class MemoryLedger:
     def signing_key(self, key_id: str | None = None) -> Key:
         return self._keys.find(key_id)
 
-    def now(self) -> int:
-        return time.time_ns() // 1000
-
     # -- owning -----------------------------------------------------------
 
     def take(self, request: TakeRequest) -> r.Taken | r.Refused:
@@ -86,14 +72,18 @@ class MemoryLedger:
                 if refusal is not None:
                     return refusal
                 before_or_new = before
+            keeps_wish = rules.is_cancelled(before_or_new) and not rules.is_over(before_or_new)
+            expires_at = now + int(request.seconds * 1e6)
             record = dataclasses.replace(
                 before_or_new,
                 epoch=before_or_new.epoch + 1,
                 owner=request.owner,
-                lease_expires_at=now + int(request.seconds * 1e6),
+                lease_expires_at=expires_at,
                 rung_at=None,
-                wish=None,
-                wish_reason=None,
+                rings=0,
+                check_at=expires_at,
+                wish=before_or_new.wish if keeps_wish else None,
+                wish_reason=before_or_new.wish_reason if keeps_wish else None,
                 ended_at=None,
                 # From now on outcomes are for the new run.
                 state="RUNNING" if rules.is_over(before_or_new) else before_or_new.state,
@@ -102,6 +92,7 @@ class MemoryLedger:
             detail = None
             if before is not None and request.known != (before.epoch, before.commit_number):
                 detail = self._require_detail(request.flow_uuid)
+            record, _fired = self._fire(record, now)
             self._flows[request.flow_uuid] = record
             assert record.key_id is not None
             return r.Taken(
@@ -112,11 +103,13 @@ class MemoryLedger:
                     commit_number=record.commit_number,
                     seconds=request.seconds,
                     key_id=record.key_id,
-                    pulse=r.Pulse(wish=None, arrival_number=record.arrival_number),
+                    pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
                 ),
                 detail=detail,
                 arrivals=self._unabsorbed(request.flow_uuid, with_early=True),
                 before=before,
+                probing=self._probing(request.flow_uuid),
+                now=now,
             )
 
     def _newcomer(self, request: TakeRequest, now: int) -> r.FlowRecord:
@@ -185,10 +178,12 @@ class MemoryLedger:
             self._write_details(changes)
             delays = self._delays.setdefault(lease.flow_uuid, {})
             turn.apply(delays, changes, now)
+            expires_at = now + int(lease.seconds * 1e6)
             record = dataclasses.replace(
                 record,
                 commit_number=record.commit_number + 1,
-                lease_expires_at=now + int(lease.seconds * 1e6),
+                lease_expires_at=expires_at,
+                check_at=expires_at,
                 open_delays=changes.open_delays,
                 state="RUNNING",
                 incident=None,
@@ -196,18 +191,14 @@ class MemoryLedger:
             )
             pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
             arrivals = self._unabsorbed(lease.flow_uuid, with_early=False)
-            has_ended = ending is not None and not (arrivals and ending.absorbs)
+            has_ended = ending is not None and not rules.keeps_running(
+                ending, record, has_arrivals=bool(arrivals)
+            )
             if ending is not None and has_ended:
                 if ending.is_final:
                     turn.close_all(delays, now)
-                record = dataclasses.replace(
-                    record,
-                    owner=None,
-                    lease_expires_at=None,
-                    rung_at=None,
-                    state=ending.state,
-                    ended_at=now if ending.is_final else None,
-                )
+                self._close_in_vain(lease.flow_uuid, now)
+                record = rules.parked(record, ending, now)
             self._flows[lease.flow_uuid] = record
             lease.commit_number += 1
             lease.pulse = pulse
@@ -218,14 +209,21 @@ class MemoryLedger:
     def _write_details(self, changes: r.Changes) -> None:
         if not changes.flow_is_dirty and not changes.atoms:
             return
-        detail = _separate(changes.flow.copy(retain_contents=False))
+        detail = separate(changes.flow.copy(retain_contents=False))
         for change in changes.atoms:
-            detail.add(_separate(change.detail.copy()))
+            detail.add(separate(change.detail.copy()))
         with self._connection() as connection:
             connection.update_flow_details(detail, ignore_missing=True)
 
-    def _unabsorbed(self, flow_uuid: str, *, with_early: bool) -> list[r.DelayRecord]:
-        return turn.unabsorbed(self._delays.get(flow_uuid, {}).values(), with_early=with_early)
+    def _close_in_vain(self, flow_uuid: str, now: int) -> None:
+        came = self._unabsorbed(flow_uuid, with_early=True)
+        if early := [delay for delay in came if delay.opened_at is None]:
+            closings = closings_in_vain(early, self._stored_atoms(flow_uuid))
+            turn.close(self._delays[flow_uuid], closings, now)
+
+    def _stored_atoms(self, flow_uuid: str) -> dict[str, tuple[str, str | None, Any]]:
+        detail = self.detail(flow_uuid)
+        return {atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()}
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         with self._lock:
@@ -240,16 +238,21 @@ class MemoryLedger:
         with self._lock:
             record = self._own(lease)
             expires_at = self.now() + int(lease.seconds * 1e6)
-            self._flows[lease.flow_uuid] = dataclasses.replace(record, lease_expires_at=expires_at)
+            self._flows[lease.flow_uuid] = dataclasses.replace(
+                record, lease_expires_at=expires_at, check_at=expires_at
+            )
             return r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
 
     def release(self, lease: r.Lease) -> None:
         with self._lock:
             record = self._flows.get(lease.flow_uuid)
             if record is not None and (record.epoch, record.owner) == (lease.epoch, lease.owner):
-                self._flows[lease.flow_uuid] = dataclasses.replace(
-                    record, owner=None, lease_expires_at=None
+                given_up = dataclasses.replace(
+                    record, owner=None, lease_expires_at=None, check_at=None
                 )
+                # Whoever gives a flow up in the middle should see to it;
+                # should it not, the watchdog does.
+                self._flows[lease.flow_uuid] = rules.leave_to_watchdog(given_up, self.now())
 
     # -- delivering -------------------------------------------------------
 
@@ -264,17 +267,17 @@ class MemoryLedger:
             desk = Desk(record, now, record.arrival_number + 1)
             delays = self._delays.setdefault(flow_uuid, {})
             desk.put_delays(delays.values())
-            detail = self.detail(flow_uuid)
-            desk.put_atoms({atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()})
+            desk.put_atoms(self._stored_atoms(flow_uuid))
             items = [desk.receive(delivery) for delivery in deliveries]
             delays.update(desk.arrived)
             delays.update(desk.late)
             may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-            self._flows[flow_uuid] = dataclasses.replace(
-                record,
-                arrival_number=record.arrival_number + len(deliveries),
-                rung_at=now if may_ring and rings else record.rung_at,
+            after = dataclasses.replace(
+                record, arrival_number=record.arrival_number + len(deliveries)
             )
+            if may_ring:
+                after = rules.ring(after, now) if rings else rules.leave_to_watchdog(after, now)
+            self._flows[flow_uuid] = after
             return r.DeliveredToFlow(
                 items=items,
                 record=record,
@@ -285,18 +288,15 @@ class MemoryLedger:
 
     # -- wishes, incidents and jobs ---------------------------------------
 
-    def _set(self, flow_uuid: str, **values: Any) -> r.FlowRecord | None:
-        with self._lock:
-            record = self._flows.get(flow_uuid)
-            if record is not None:
-                record = self._flows[flow_uuid] = dataclasses.replace(record, **values)
-            return record
-
     def unring(self, flow_uuid: str) -> None:
         self._set(flow_uuid, rung_at=None)
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
-        return self._set(flow_uuid, wish=wish, wish_reason=reason)
+        with self._lock:
+            record = self._flows.get(flow_uuid)
+            if record is None or rules.is_cancelled(record):
+                return record
+            return self._set(flow_uuid, wish=wish, wish_reason=reason)
 
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         with self._lock:
@@ -320,7 +320,6 @@ class MemoryLedger:
             record = r.FlowRecord(
                 flow_uuid=detail.uuid,
                 flow_name=detail.name,
-                rung_at=now if submission.is_rung else None,
                 key_id=submission.key_id,
                 has_factory=True,
                 book_uuid=book.uuid,
@@ -328,22 +327,13 @@ class MemoryLedger:
                 created_at=now,
                 changed_at=now,
             )
+            if submission.is_rung:
+                record = rules.ring(record, now)
             self._flows[detail.uuid] = record
             return record, True
 
     def flow(self, flow_uuid: str) -> r.FlowRecord | None:
         return self._flows.get(flow_uuid)
-
-    def detail(self, flow_uuid: str) -> models.FlowDetail | None:
-        with self._connection() as connection:
-            try:
-                found: models.FlowDetail = connection.get_flow_details(flow_uuid)
-            except taskflow_exceptions.NotFound:
-                return None
-            for atom in found:
-                stored = self._backend.memory[f"{connection.atom_path}/{atom.uuid}"]
-                host.mend_history(_separate(atom), stored["atom"]["results"])
-        return _separate(found)
 
     def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
         with self._lock:
@@ -358,6 +348,10 @@ class MemoryLedger:
                 if delay.is_open
                 and page.flow_uuid in (None, delay.key.flow_uuid)
                 and page.task_name in (None, delay.task_name)
+                and (
+                    page.due_before is None
+                    or (delay.timers.timeout_at or page.due_before) < page.due_before
+                )
                 and (page.after is None or r.place_of(delay) > page.after)
             ]
         return sorted(found, key=r.place_of)[: page.limit]
@@ -384,14 +378,3 @@ class MemoryLedger:
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-def _separate(detail: Any) -> Any:
-    """Give a detail a ``meta`` of its own, and return it.
-
-    The backend of an engine that was loaded without one copies nothing, and
-    TaskFlow (6.5, ``AtomDetail.copy``) shares a meta that is empty: attempts
-    would count as stored before they are.
-    """
-    detail.meta = dict(detail.meta or {})
-    return detail

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taskflow.persistence import models
@@ -12,7 +12,7 @@ from taskflow.persistence import models
 from lazy_engine import errors
 from lazy_engine.ledger import record as r
 from lazy_engine.outcome import Encoded, Failed, Result
-from lazy_engine.token import Key
+from lazy_engine.token import DelayKey, Key
 
 if TYPE_CHECKING:
     from lazy_engine.ledger.keeper import Keeper
@@ -25,7 +25,8 @@ MAX_OUTCOME_BYTES: Final = 1024 * 1024
 class Guarantees:
     """What a kind of store promises; the one test suite selects by it.
 
-    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, …
+    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, ``"mysql"``, ``"dir"``,
+        ``"zookeeper"``.
     :ivar needs_json: outcomes and results must be JSON.
     :ivar is_durable: what is committed outlives the process.
     :ivar is_shared: other processes see it.
@@ -39,6 +40,19 @@ class Guarantees:
     is_durable: bool
     is_shared: bool
     has_clock: bool = True
+
+
+#: The kinds of stores, by name.
+GUARANTEES: Final[Mapping[str, Guarantees]] = {
+    "memory": Guarantees(store="memory", needs_json=False, is_durable=False, is_shared=False),
+    "sqlite": Guarantees(store="sqlite", needs_json=True, is_durable=True, is_shared=True),
+    "dir": Guarantees(store="dir", needs_json=True, is_durable=True, is_shared=True),
+    "postgresql": Guarantees(store="postgresql", needs_json=True, is_durable=True, is_shared=True),
+    "mysql": Guarantees(store="mysql", needs_json=True, is_durable=True, is_shared=True),
+    "zookeeper": Guarantees(
+        store="zookeeper", needs_json=True, is_durable=True, is_shared=True, has_clock=False
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +161,35 @@ class Ledger(Protocol):
 
     def unring(self, flow_uuid: str) -> None:
         """Note that a doorbell could not be posted after all."""
+
+    def due(self, limit: int) -> Sequence[str]:
+        """Return uuids of flows that the watchdog is to look at, longest due first.
+
+        By an index: what this costs depends on what is due, not on what waits.
+        """
+
+    def next_due_at(self) -> int | None:
+        """Return when something will be due next, or ``None``."""
+
+    def tend(self, flow_uuid: str, *, rings: bool) -> r.Tended | None:
+        """Have a flow's due timers do what they do, and note a ring if it wants an owner.
+
+        Any number of watchdogs may do so at once. ``None`` without such a flow.
+
+        :param rings: whether the caller can post a doorbell.
+        """
+
+    def heartbeat(
+        self, key: DelayKey, *, progress: float | None, details_text: str | None
+    ) -> r.Beat | None:
+        """Note a sign of life from outside; ``None`` if the flow has no record."""
+
+    def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
+        """Ask for a flow to be called off, and close what waits in ``execute``.
+
+        :param rings: whether the caller can post a doorbell.
+        :returns: ``None`` if the flow has no record.
+        """
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         """Ask something of the flow's owner, present or next."""

@@ -9,13 +9,16 @@ never with the clock of another host.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from taskflow.persistence import models
 
+from lazy_engine import terms
 from lazy_engine.outcome import Encoded
 from lazy_engine.receipt import Disposition
+from lazy_engine.terms import NO_TERMS, NO_TIMERS, Terms, Timers
 from lazy_engine.token import DelayKey
 
 #: Version of everything in these records as stored.
@@ -23,6 +26,8 @@ FORMAT: Final = 1
 
 #: A wish is what somebody outside asks of whoever owns the flow.
 WISH_SUSPEND: Final = "suspend"
+#: Stays until the flow has ended, and after that says why it did.
+WISH_CANCEL: Final = "cancel"
 
 #: Why a delay was closed.
 CLOSED_CANCELLED: Final = "cancelled"
@@ -53,7 +58,11 @@ class FlowRecord:
     :ivar owner: who holds the lease, or ``None``.
     :ivar lease_expires_at: instant, or ``None`` with no owner.
     :ivar rung_at: when a doorbell was last asked for; cleared by taking the lease.
-    :ivar wish: ``None`` or ``"suspend"``.
+    :ivar rings: how many doorbells in a row nobody has answered.
+    :ivar check_at: when the watchdog is to look at the flow, or ``None`` while
+        there is nothing to look for: then the lease runs out, or a doorbell
+        counts as lost.
+    :ivar wish: ``None``, ``"suspend"`` or ``"cancel"``.
     :ivar incident: ``{"kind", "message", "first_at", "last_at", "count"}`` or ``None``.
     :ivar state: the flow's state as it is lived.
     :ivar key_id: signs this flow's tokens, for good.
@@ -69,6 +78,8 @@ class FlowRecord:
     owner: str | None = None
     lease_expires_at: int | None = None
     rung_at: int | None = None
+    rings: int = 0
+    check_at: int | None = None
     wish: str | None = None
     wish_reason: str | None = None
     incident: Mapping[str, Any] | None = None
@@ -97,6 +108,13 @@ class DelayRecord:
     :ivar delivery_id: names the call that recorded the outcome, so that this
         call knows its own work again after a lost connection.
     :ivar late: the first outcome that came too late, kept for inspection.
+    :ivar terms_text: what the delay asks of the clock; see :class:`~lazy_engine.terms.Terms`.
+    :ivar timers: when its timers are due; they mean nothing once it is not open.
+    :ivar due_at: when the watchdog is to look at it, or ``None``.
+    :ivar alerted_at: when its time was up and it was let wait on.
+    :ivar probe_state_text: what the last probe left for the next one, as JSON.
+    :ivar progress: what the last heartbeat said, between 0 and 1.
+    :ivar progress_text: details of that heartbeat, as JSON.
     """
 
     key: DelayKey
@@ -112,11 +130,41 @@ class DelayRecord:
     close_reason: str | None = None
     late: Encoded | None = None
     late_at: int | None = None
+    terms_text: str | None = None
+    timers: Timers = NO_TIMERS
+    due_at: int | None = None
+    alerted_at: int | None = None
+    probe_state_text: str | None = None
+    progress: float | None = None
+    progress_text: str | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """What the delay asks of the clock."""
+        return Terms.from_text(self.terms_text)
+
+    def after(self, early: DelayRecord) -> DelayRecord:
+        """Return this delay, newly opened, with the outcome that came before it."""
+        return dataclasses.replace(
+            early,
+            opened_at=self.opened_at,
+            details_text=self.details_text,
+            terms_text=self.terms_text,
+            timers=self.timers,
+        )
 
     @property
     def is_open(self) -> bool:
         """Whether its task still waits for an outcome to arrive."""
         return self.opened_at is not None and self.closed_at is None and self.outcome is None
+
+    def progress_meta(self) -> dict[str, Any]:
+        """Return what a task's ``meta`` says of its progress, as TaskFlow has it."""
+        meta: dict[str, Any] = {"progress": self.progress or 0.0}
+        if self.progress_text is not None:
+            details = json.loads(self.progress_text)
+            meta["progress_details"] = {"at_progress": meta["progress"], "details": details}
+        return meta
 
     @property
     def is_unabsorbed(self) -> bool:
@@ -131,6 +179,31 @@ class DelayOpening:
     key: DelayKey
     task_name: str
     details_text: str | None = None
+    terms: Terms = NO_TERMS
+
+    def open(self, now: int) -> DelayRecord:
+        """Return the record of the delay, opened now."""
+        timers = terms.start(self.terms, now)
+        return DelayRecord(
+            key=self.key,
+            task_name=self.task_name,
+            opened_at=now,
+            details_text=self.details_text,
+            terms_text=self.terms.to_text(),
+            timers=timers,
+            due_at=timers.due_at,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DelayProbing:
+    """A probe that found nothing: look again later.
+
+    :ivar state_text: JSON for the next probe, or ``None``.
+    """
+
+    key: DelayKey
+    state_text: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +251,7 @@ class Changes:
     opened: Sequence[DelayOpening] = ()
     absorbed: Sequence[DelayKey] = ()
     closed: Sequence[DelayClosing] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.flow_is_dirty or self.atoms or self.opened or self.absorbed or self.closed)
+    probed: Sequence[DelayProbing] = ()
 
     @property
     def cancels(self) -> bool:
@@ -214,11 +285,13 @@ class Ending:
     :ivar state: the flow's lived state from now on.
     :ivar is_final: the flow is over: every delay is closed.
     :ivar absorbs: do not end while an outcome waits to be absorbed.
+    :ivar heeds_cancel: do not end if the flow was asked to be cancelled.
     """
 
     state: str
     is_final: bool
     absorbs: bool
+    heeds_cancel: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,12 +351,15 @@ class Taken:
     :ivar arrivals: outcomes to absorb, oldest first; with ``opened_at`` of
         ``None`` those that came before their ``Delay``.
     :ivar before: the flow's record as it was before.
+    :ivar probing: open delays whose tasks look for themselves.
     """
 
     lease: Lease
     detail: models.FlowDetail | None
     arrivals: Sequence[DelayRecord]
     before: FlowRecord | None
+    probing: Sequence[DelayRecord] = ()
+    now: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +430,42 @@ class DeliveredToFlow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tended:
+    """What the watchdog did with one flow.
+
+    :ivar wants_owner: somebody has to run the flow; a doorbell is noted.
+    :ivar fired: what the due timers of its delays did.
+    """
+
+    record: FlowRecord
+    wants_owner: bool
+    fired: Sequence[terms.Fired] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The answer to a heartbeat.
+
+    :ivar is_wanted: the delay can still be answered.
+    """
+
+    is_wanted: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The answer to a wish to cancel a flow.
+
+    :ivar is_new: it was neither over nor cancelled before.
+    :ivar must_ring: the caller has to post a doorbell now (it is noted as rung).
+    """
+
+    record: FlowRecord
+    is_new: bool
+    must_ring: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A flow to be stored before anybody runs it."""
 
@@ -365,10 +477,14 @@ class Submission:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which open delays to list: those after *after*, oldest first."""
+    """Which open delays to list: those after *after*, oldest first.
+
+    :ivar due_before: only those whose deadline is before that instant.
+    """
 
     flow_uuid: str | None = None
     task_name: str | None = None
+    due_before: int | None = None
     after: tuple[int, str, str, str, int] | None = None
     limit: int = 100
 

@@ -11,36 +11,60 @@ from typing import Any
 import sqlalchemy as sa
 from taskflow.persistence import models
 
-from lazy_engine import errors, outcome
+from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import next_incident
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import MAX_OUTCOME_BYTES, Guarantees
+from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
+from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
+from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_ownership import SqlOwnership
-from lazy_engine.ledger.sql_upgrade import require_current
+from lazy_engine.ledger.sql_schema import Tables, build
+from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
+from lazy_engine.ledger.sql_watch import SqlWatch
 from lazy_engine.token import Key
 
 
-class SqlLedger(SqlOwnership, SqlDelivery):
-    """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
+def open_ledger(shared: sa.Engine) -> SqlLedger:
+    """Return the ledger of a database; make its tables if there are none.
 
     :param shared: the engine of TaskFlow's own backend.
     :raises StoreUnavailable: the tables are missing and cannot be made.
     """
+    dialect = shared.dialect.name
+    transactor = Transactor(open_engine(shared))
+    tables = build(dialect)
+    require_current(transactor, tables, functools.partial(prepare_host, tables=tables))
+    details = DetailRows(tables, is_strict=dialect == "postgresql")
+    return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
+
+
+class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch):
+    """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
+
+    :param store: what kind of store it is (a key of ``GUARANTEES``).
+    :param owns_engine: whether nobody else uses the transactor's SQLAlchemy engine.
+    """
 
     keeper: Keeper
 
-    def __init__(self, shared: sa.Engine) -> None:
-        super().__init__(shared)
-        self.guarantees = Guarantees(
-            store=self._dialect, needs_json=True, is_durable=True, is_shared=True
-        )
+    def __init__(
+        self,
+        transactor: Transactor,
+        tables: Tables,
+        details: DetailRows,
+        *,
+        store: str,
+        owns_engine: bool,
+    ) -> None:
+        super().__init__(transactor, tables, details)
+        self.guarantees = GUARANTEES[store]
+        self._owns_engine = owns_engine
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
         self._keys = key_module.KeyRing(self._fetch_keys)
-        require_current(self._transactor, self._tables)
 
     # -- encoding ---------------------------------------------------------
 
@@ -106,7 +130,9 @@ class SqlLedger(SqlOwnership, SqlDelivery):
     # -- wishes, incidents and jobs ---------------------------------------
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
-        return self._set(flow_uuid, wish=wish, wish_reason=reason)
+        flows = self._flows
+        is_mine = sa.or_(flows.c.wish.is_(None), flows.c.wish != r.WISH_CANCEL)
+        return self._set(flow_uuid, is_mine, wish=wish, wish_reason=reason)
 
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         def work(connection: sa.Connection) -> None:
@@ -145,7 +171,6 @@ class SqlLedger(SqlOwnership, SqlDelivery):
             record = r.FlowRecord(
                 flow_uuid=detail.uuid,
                 flow_name=detail.name,
-                rung_at=now if submission.is_rung else None,
                 key_id=submission.key_id,
                 has_factory=True,
                 book_uuid=book.uuid,
@@ -153,6 +178,8 @@ class SqlLedger(SqlOwnership, SqlDelivery):
                 created_at=now,
                 changed_at=now,
             )
+            if submission.is_rung:
+                record = rules.ring(record, now)
             connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
             self._details.insert(connection, detail, book)
             return record, True
@@ -200,5 +227,5 @@ class SqlLedger(SqlOwnership, SqlDelivery):
         return gone
 
     def close(self) -> None:
-        if self.guarantees.store == "sqlite":  # other engines are TaskFlow's own
+        if self._owns_engine:
             self._transactor.close()

@@ -27,12 +27,22 @@ _TRIES: Final = 6
 #: next try finds the row that somebody else made first (PostgreSQL, appendix A).
 _RETRY_STATES: Final = ("40001", "40P01", "23505")
 
-#: MySQL's numbers for the same: deadlock, lock wait timeout, duplicate entry.
-_RETRY_NUMBERS: Final = (1213, 1205, 1062)
+#: MySQL's numbers for the same: deadlock, lock wait timeout (which undoes the
+#: statement alone; leaving the transaction undoes the rest), record changed
+#: since last read, duplicate entry. A Galera cluster says deadlock at the commit.
+_RETRY_NUMBERS: Final = (1213, 1205, 1020, 1062)
 
 #: Server states in which a connection is refused for the moment
 #: (PostgreSQL: admin shutdown, crash shutdown, cannot connect now).
 _GONE_STATES: Final = ("57P01", "57P02", "57P03")
+
+#: The same in MySQL: shutdown in progress, node of a cluster not ready.
+_GONE_NUMBERS: Final = (1053, 1047)
+
+#: What every transaction of the ledger on a server runs under. The row that it
+#: writes first makes the transactions of a flow serial; what it reads after that
+#: must be what the one before it has committed.
+_ISOLATION: Final = "READ COMMITTED"
 
 _READ_OPTION: Final = "lazy_engine_reads"
 
@@ -43,17 +53,26 @@ def is_in_memory(url: sa.URL) -> bool:
     return name in ("", ":memory:") or "mode=memory" in str(url)
 
 
-def open_engine(url: sa.URL, shared: sa.Engine) -> sa.Engine:
+def open_engine(shared: sa.Engine) -> sa.Engine:
     """Return the SQLAlchemy engine to keep a ledger with.
 
     TaskFlow's own engine serves where it pools connections. For SQLite it
-    opens the file for every write, so the ledger keeps connections of its
-    own, in write-ahead mode, and begins every writing transaction with
-    ``BEGIN IMMEDIATE``: a lock taken at the first write instead would let two
-    transactions read before either writes.
+    opens the file for every write, so the ledger keeps connections of its own.
     """
-    if url.get_backend_name() != "sqlite":
+    if shared.dialect.name == "sqlite":
+        return open_sqlite(shared.url)
+    if Transactor(shared).read(_is_isolated_enough):
         return shared
+    return shared.execution_options(isolation_level=_ISOLATION)
+
+
+def open_sqlite(url: sa.URL) -> sa.Engine:
+    """Return an engine on a SQLite file in write-ahead mode.
+
+    It begins every writing transaction with ``BEGIN IMMEDIATE``: a lock taken
+    at the first write instead would let two transactions read before either
+    writes.
+    """
     engine = sa.create_engine(
         url,
         hide_parameters=True,
@@ -77,6 +96,20 @@ def open_engine(url: sa.URL, shared: sa.Engine) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _is_isolated_enough(connection: sa.Connection) -> bool:
+    """Whether connections come with the isolation that TaskFlow gives them by default.
+
+    Its users may ask for another one: REPEATABLE READ or SERIALIZABLE would
+    read what was true before the row was written, and in AUTOCOMMIT there are
+    no transactions.
+    """
+    detects = getattr(connection.dialect, "detect_autocommit_setting", None)  # SQLAlchemy 2.0.43
+    raw = connection.connection.dbapi_connection
+    if detects is not None and raw is not None and detects(raw):
+        return False
+    return connection.get_isolation_level() == _ISOLATION
 
 
 class Transactor:
@@ -161,7 +194,7 @@ def _may_repeat(error: sa_exc.SQLAlchemyError) -> bool:
         if state in _RETRY_STATES or state in _GONE_STATES:
             return True
         number = original.args[0] if original is not None and original.args else None
-        if number in _RETRY_NUMBERS:
+        if number in _RETRY_NUMBERS or number in _GONE_NUMBERS:
             return True
         return "database is locked" in str(original)
     return isinstance(error, sa_exc.DisconnectionError)

@@ -9,10 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from lazy_engine import terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import Desk
-from lazy_engine.token import DelayKey
+from lazy_engine.token import EXECUTE, DelayKey
 
 _KEY = ("flow_uuid", "atom_uuid", "kind", "attempt")
 
@@ -84,6 +85,9 @@ class DelayRows:
             query = query.where(c.flow_uuid == page.flow_uuid)
         if page.task_name is not None:
             query = query.where(c.task_name == page.task_name)
+        if page.due_before is not None:
+            # No timer of a delay is due later than its due_at says.
+            query = query.where(c.due_at < page.due_before, c.timeout_at < page.due_before)
         if page.after is not None:
             query = query.where(
                 c.waiting_at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after)
@@ -100,18 +104,9 @@ class DelayRows:
         c = self._table.c
         if changes.opened:
             connection.execute(
-                self._upsert("opened_at", "details"),
-                [
-                    sql_row.from_delay(
-                        r.DelayRecord(
-                            key=opening.key,
-                            task_name=opening.task_name,
-                            opened_at=now,
-                            details_text=opening.details_text,
-                        )
-                    )
-                    for opening in changes.opened
-                ],
+                # Where an outcome came first there is a row, which does not wait.
+                self._upsert("opened_at", "details", "terms", "timeout_at"),
+                [sql_row.from_delay(opening.open(now)) for opening in changes.opened],
             )
         if changes.absorbed:
             connection.execute(
@@ -120,7 +115,31 @@ class DelayRows:
                 .values(absorbed_at=now, opened_at=sa.func.coalesce(c.opened_at, now)),
                 [_bound(key) for key in changes.absorbed],
             )
-        for closing in changes.closed:
+        self.close(connection, flow_uuid, changes.closed, now)
+        if changes.probed:
+            records = {
+                record.key: record
+                for record in self.find(connection, [p.key for p in changes.probed])
+            }
+            self.write(
+                connection,
+                [
+                    terms.probed(records[probing.key], now, probing.state_text)
+                    for probing in changes.probed
+                    if records[probing.key].is_open
+                ],
+            )
+
+    def close(
+        self,
+        connection: sa.Connection,
+        flow_uuid: str,
+        closings: Sequence[r.DelayClosing],
+        now: int,
+    ) -> None:
+        """Close delays that are not closed yet."""
+        c = self._table.c
+        for closing in closings:
             connection.execute(
                 sa.update(self._table)
                 .where(
@@ -130,8 +149,49 @@ class DelayRows:
                     c.attempt <= closing.up_to_attempt,
                     c.closed_at.is_(None),
                 )
-                .values(closed_at=now, close_reason=closing.reason, waiting_at=None)
+                .values(closed_at=now, close_reason=closing.reason, waiting_at=None, due_at=None)
             )
+
+    def write(self, connection: sa.Connection, records: Sequence[r.DelayRecord]) -> None:
+        """Write delays whose rows exist, as a whole."""
+        c = self._table.c
+        for record in records:
+            row = sql_row.from_delay(record)
+            connection.execute(
+                sa.update(self._table).where(*(c[name] == row[name] for name in _KEY)).values(row)
+            )
+
+    def due(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
+        """Return a flow's delays whose timers are due."""
+        c = self._table.c
+        rows = connection.execute(
+            sa.select(self._table).where(c.flow_uuid == flow_uuid, c.due_at <= now)
+        )
+        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+
+    def probing(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
+        """Return a flow's open delays whose tasks look for themselves."""
+        c = self._table.c
+        rows = connection.execute(
+            sa.select(self._table).where(
+                c.flow_uuid == flow_uuid, c.probe_at.is_not(None), c.waiting_at.is_not(None)
+            )
+        )
+        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+
+    def cancel_open(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
+        """Close what waits in ``execute`` and has no outcome."""
+        c = self._table.c
+        connection.execute(
+            sa.update(self._table)
+            .where(
+                c.flow_uuid == flow_uuid,
+                c.kind == EXECUTE,
+                c.closed_at.is_(None),
+                c.outcome_kind.is_(None),
+            )
+            .values(closed_at=now, close_reason=r.CLOSED_CANCELLED, waiting_at=None, due_at=None)
+        )
 
     def write_arrivals(self, connection: sa.Connection, desk: Desk) -> None:
         """Write what a desk has received."""
@@ -145,6 +205,7 @@ class DelayRows:
                     "arrival_number",
                     "delivery_id",
                     "waiting_at",
+                    "due_at",
                 ),
                 desk.arrived,
             ),
@@ -162,7 +223,7 @@ class DelayRows:
         connection.execute(
             sa.update(self._table)
             .where(c.flow_uuid == flow_uuid, c.closed_at.is_(None))
-            .values(closed_at=now, close_reason=r.CLOSED_ENDED, waiting_at=None)
+            .values(closed_at=now, close_reason=r.CLOSED_ENDED, waiting_at=None, due_at=None)
         )
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:

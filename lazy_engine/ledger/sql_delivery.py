@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -19,8 +20,9 @@ class SqlDelivery(SqlBook):
     def deliver(
         self, flow_uuid: str, deliveries: Sequence[r.Delivery], *, rings: bool
     ) -> r.DeliveredToFlow | None:
+        noted: list[int] = []
         return self._transactor.write(
-            lambda connection: self._deliver(connection, flow_uuid, deliveries, rings)
+            lambda connection: self._deliver(connection, flow_uuid, deliveries, rings, noted)
         )
 
     def _deliver(
@@ -29,6 +31,7 @@ class SqlDelivery(SqlBook):
         flow_uuid: str,
         deliveries: Sequence[r.Delivery],
         rings: bool,
+        noted: list[int],
     ) -> r.DeliveredToFlow | None:
         flows = self._flows
         connection.execute(
@@ -40,6 +43,10 @@ class SqlDelivery(SqlBook):
         if row is None:
             return None
         record, now = row
+        if record.rung_at in noted:
+            # An earlier try of this very call, whose connection was lost
+            # before the answer came, noted a ring that nobody posts.
+            record = dataclasses.replace(record, rung_at=None)
         first_number = record.arrival_number - len(deliveries) + 1
         desk = Desk(record, now, first_number)
         keys = [delivery.key for delivery in deliveries]
@@ -49,10 +56,10 @@ class SqlDelivery(SqlBook):
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
         may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-        if may_ring and rings:
-            connection.execute(
-                sa.update(flows).where(flows.c.flow_uuid == flow_uuid).values(rung_at=now)
-            )
+        if may_ring:
+            after = rules.ring(record, now) if rings else rules.leave_to_watchdog(record, now)
+            self._change(connection, record, after)
+            noted.append(now)
         return r.DeliveredToFlow(
             items=items,
             record=record,
@@ -62,4 +69,5 @@ class SqlDelivery(SqlBook):
         )
 
     def unring(self, flow_uuid: str) -> None:
+        # The watchdog tries again, for the caller may not.
         self._set(flow_uuid, rung_at=None)

@@ -22,14 +22,14 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger import storable
 from lazy_engine.ledger.sql_schema import Tables
 
-_JSON_COLUMNS = frozenset(("meta", "results", "failure", "revert_results", "revert_failure"))
-
 
 class DetailRows:
     """Reads and writes the details of flows.
 
     :param is_strict: the store refuses JSON with NaN in it.
     """
+
+    JSON_COLUMNS = frozenset(("meta", "results", "failure", "revert_results", "revert_failure"))
 
     def __init__(self, tables: Tables, *, is_strict: bool) -> None:
         self._tables = tables
@@ -71,7 +71,7 @@ class DetailRows:
 
     def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:
         fields = {
-            name: self.loads(value) if name in _JSON_COLUMNS else value
+            name: self.loads(value) if name in self.JSON_COLUMNS else value
             for name, value in row.items()
         }
         detail = models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
@@ -100,6 +100,18 @@ class DetailRows:
             )
         )
         return {row[0]: (row[1], row[2], self.loads(row[3]) or {}) for row in rows}
+
+    def write_progress(
+        self, connection: sa.Connection, atom_uuid: str, delay: r.DelayRecord
+    ) -> None:
+        """Write what a heartbeat said where TaskFlow keeps the progress of tasks."""
+        atoms = self._tables.atomdetails
+        (_name, _state, meta) = self.atom_states(connection, {atom_uuid})[atom_uuid]
+        connection.execute(
+            sa.update(atoms)
+            .where(atoms.c.uuid == atom_uuid)
+            .values(meta=self.dumps({**meta, **delay.progress_meta()}))
+        )
 
     def insert(
         self, connection: sa.Connection, detail: models.FlowDetail, book: models.LogBook
@@ -215,7 +227,7 @@ class DetailRows:
             value = readers[name]() if name in readers else getattr(detail, name)
             if name == "version" and value is not None and not isinstance(value, str):
                 value = ".".join(str(part) for part in value)
-            row[name] = self.dumps(value) if name in _JSON_COLUMNS else value
+            row[name] = self.dumps(value) if name in self.JSON_COLUMNS else value
         return row
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from lazy_engine import errors, rules
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
+from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
 
@@ -60,17 +61,22 @@ class SqlOwnership(SqlBook):
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
         if not request.resumes:
-            wanted = sa.and_(wanted, flows.c.wish.is_(None))
+            wanted = sa.and_(wanted, sa.or_(flows.c.wish.is_(None), flows.c.wish == r.WISH_CANCEL))
+        # A wish to cancel holds until the flow has ended.
+        keeps_wish = sa.and_(flows.c.wish == r.WISH_CANCEL, sa.not_(has_ended))
+        expires_at = now + sql_row.micros(request.seconds)
         taken = connection.execute(
             sa.update(flows)
             .where(wanted)
             .values(
                 epoch=flows.c.epoch + 1,
                 owner=request.owner,
-                lease_expires_at=now + sql_row.micros(request.seconds),
+                lease_expires_at=expires_at,
                 rung_at=None,
-                wish=None,
-                wish_reason=None,
+                rings=0,
+                check_at=expires_at,
+                wish=sa.case((keeps_wish, flows.c.wish), else_=None),
+                wish_reason=sa.case((keeps_wish, flows.c.wish_reason), else_=None),
                 ended_at=None,
                 # From now on outcomes are for the new run.
                 state=sa.case((has_ended, "RUNNING"), else_=flows.c.state),
@@ -80,13 +86,13 @@ class SqlOwnership(SqlBook):
         row = self._row(connection, request.flow_uuid)
         if taken:
             assert row is not None
-            return self._read_taken(connection, request, row[0])
+            return self._read_taken(connection, request, *row)
         if row is None:
             return self._take_first(connection, request)
         return self._refuse(request, *row)
 
     def _read_taken(
-        self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord
+        self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord, now: int
     ) -> r.Taken:
         detail = None
         if request.known != (record.epoch - 1, record.commit_number):
@@ -96,9 +102,20 @@ class SqlOwnership(SqlBook):
                     f"flow {request.flow_uuid} has no flow details in this store",
                     flow_uuid=request.flow_uuid,
                 )
+        probing: Sequence[r.DelayRecord] = ()
+        if record.open_delays:
+            after, _fired = self._fire(connection, record, now)
+            self._change(connection, record, after)
+            record = after
+            probing = self._delays.probing(connection, request.flow_uuid)
         arrivals = self._delays.unabsorbed(connection, request.flow_uuid, with_early=True)
         return r.Taken(
-            lease=_lease(request, record), detail=detail, arrivals=arrivals, before=record
+            lease=_lease(request, record),
+            detail=detail,
+            arrivals=arrivals,
+            before=record,
+            probing=probing,
+            now=now,
         )
 
     def _take_first(self, connection: sa.Connection, request: TakeRequest) -> r.Taken:
@@ -176,6 +193,7 @@ class SqlOwnership(SqlBook):
     ) -> r.Committed:
         flows = self._flows
         now = self._clock()
+        expires_at = now + sql_row.micros(lease.seconds)
         written = connection.execute(
             sa.update(flows)
             .where(
@@ -185,7 +203,8 @@ class SqlOwnership(SqlBook):
             )
             .values(
                 commit_number=lease.commit_number + 1,
-                lease_expires_at=now + sql_row.micros(lease.seconds),
+                lease_expires_at=expires_at,
+                check_at=expires_at,
                 open_delays=changes.open_delays,
                 state="RUNNING",
                 incident=None,
@@ -204,16 +223,20 @@ class SqlOwnership(SqlBook):
         self._delays.apply(connection, lease.flow_uuid, changes, at)
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
-        arrivals: Sequence[r.DelayRecord] = ()
+        came: Sequence[r.DelayRecord] = ()
         if (
             changes.opened
             or record.arrival_number != lease.pulse.arrival_number
-            or (ending is not None and ending.absorbs)
+            or ending is not None
         ):
-            arrivals = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False)
-        if ending is None or (arrivals and ending.absorbs):
+            came = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
+        arrivals = [delay for delay in came if delay.opened_at is not None]
+        if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
             return r.Committed(pulse=pulse, arrivals=arrivals)
-        self._end(connection, lease, ending, at)
+        if early := [delay for delay in came if delay.opened_at is None]:
+            atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
+            self._delays.close(connection, lease.flow_uuid, closings_in_vain(early, atoms), at)
+        self._end(connection, record, ending, at)
         return r.Committed(pulse=pulse, has_ended=True)
 
     def _settle(
@@ -237,21 +260,12 @@ class SqlOwnership(SqlBook):
             arrivals=self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False),
         )
 
-    def _end(self, connection: sa.Connection, lease: r.Lease, ending: r.Ending, now: int) -> None:
-        flows = self._flows
+    def _end(
+        self, connection: sa.Connection, record: r.FlowRecord, ending: r.Ending, now: int
+    ) -> None:
         if ending.is_final:
-            self._delays.close_all(connection, lease.flow_uuid, now)
-        connection.execute(
-            sa.update(flows)
-            .where(flows.c.flow_uuid == lease.flow_uuid)
-            .values(
-                owner=None,
-                lease_expires_at=None,
-                rung_at=None,
-                state=ending.state,
-                ended_at=now if ending.is_final else None,
-            )
-        )
+            self._delays.close_all(connection, record.flow_uuid, now)
+        self._change(connection, record, rules.parked(record, ending, now))
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))
@@ -268,7 +282,7 @@ class SqlOwnership(SqlBook):
         flows = self._flows
 
         def work(connection: sa.Connection) -> r.Pulse:
-            now = self._clock()
+            expires_at = self._clock() + sql_row.micros(lease.seconds)
             written = connection.execute(
                 sa.update(flows)
                 .where(
@@ -276,7 +290,7 @@ class SqlOwnership(SqlBook):
                     flows.c.epoch == lease.epoch,
                     flows.c.owner == lease.owner,
                 )
-                .values(lease_expires_at=now + sql_row.micros(lease.seconds))
+                .values(lease_expires_at=expires_at, check_at=expires_at)
             ).rowcount
             row = self._row(connection, lease.flow_uuid)
             if not written or row is None:
@@ -295,7 +309,13 @@ class SqlOwnership(SqlBook):
                     flows.c.epoch == lease.epoch,
                     flows.c.owner == lease.owner,
                 )
-                .values(owner=None, lease_expires_at=None)
+                .values(
+                    owner=None,
+                    lease_expires_at=None,
+                    # Whoever gives a flow up in the middle should see to it;
+                    # should it not, the watchdog does.
+                    check_at=self._clock() + sql_row.micros(rules.RING_FRESH_SECONDS),
+                )
             )
         )
 
@@ -309,5 +329,5 @@ def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
         commit_number=record.commit_number,
         seconds=request.seconds,
         key_id=record.key_id,
-        pulse=r.Pulse(wish=None, arrival_number=record.arrival_number),
+        pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
     )

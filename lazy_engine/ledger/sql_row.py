@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from lazy_engine.ledger import record as r
 from lazy_engine.outcome import Encoded
+from lazy_engine.terms import Timers
 from lazy_engine.token import DelayKey
 
 _FLOW_FIELDS = tuple(name for name in r.FlowRecord.__dataclass_fields__ if name != "incident")
@@ -28,9 +29,12 @@ def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
             sa.func.extract("epoch", sa.func.clock_timestamp()) * 1000000, sa.BigInteger
         )
     if dialect == "mysql":
-        return lambda: sa.cast(
-            sa.func.unix_timestamp(sa.func.sysdate(sa.literal_column("6"))) * 1000000,
-            sa.BigInteger,
+        # UNIX_TIMESTAMP() would read the local time, of which one hour comes twice a
+        # year. This one stands still within a statement: an UPDATE that waited for
+        # its row judges leases by the time before, so it takes one too late, never
+        # too early.
+        return lambda: sa.literal_column(
+            "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", sa.BigInteger
         )
     return lambda: sa.literal(time.time_ns() // 1000, sa.BigInteger)
 
@@ -56,6 +60,15 @@ def from_flow(record: r.FlowRecord) -> dict[str, Any]:
     return row
 
 
+def changed(before: r.FlowRecord, after: r.FlowRecord) -> dict[str, Any]:
+    """Return the columns of ``lazy_flows`` in which two records differ."""
+    return {
+        name: getattr(after, name)
+        for name in _FLOW_FIELDS
+        if getattr(after, name) != getattr(before, name)
+    }
+
+
 def to_delay(row: Mapping[str, Any]) -> r.DelayRecord:
     """Return the record for a row of ``lazy_delays``."""
     return r.DelayRecord(
@@ -77,6 +90,17 @@ def to_delay(row: Mapping[str, Any]) -> r.DelayRecord:
         close_reason=row["close_reason"],
         late=_encoded(row, "late"),
         late_at=row["late_at"],
+        terms_text=row["terms"],
+        timers=Timers(
+            timeout_at=row["timeout_at"],
+            heartbeat_at=row["heartbeat_at"],
+            probe_at=row["probe_at"],
+        ),
+        due_at=row["due_at"],
+        alerted_at=row["alerted_at"],
+        probe_state_text=row["probe_state"],
+        progress=row["progress"],
+        progress_text=row["progress_details"],
     )
 
 
@@ -105,6 +129,15 @@ def from_delay(record: r.DelayRecord) -> dict[str, Any]:
         "closed_at": record.closed_at,
         "close_reason": record.close_reason,
         "late_at": record.late_at,
+        "terms": record.terms_text,
+        "timeout_at": record.timers.timeout_at,
+        "heartbeat_at": record.timers.heartbeat_at,
+        "probe_at": record.timers.probe_at,
+        "due_at": record.due_at if record.is_open else None,
+        "alerted_at": record.alerted_at,
+        "probe_state": record.probe_state_text,
+        "progress": record.progress,
+        "progress_details": record.progress_text,
     }
     for prefix, encoded in (("outcome", record.outcome), ("late", record.late)):
         row[f"{prefix}_kind"] = encoded.kind if encoded else None

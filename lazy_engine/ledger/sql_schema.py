@@ -19,10 +19,40 @@ from taskflow import states
 from taskflow.persistence import models
 
 #: Version of the ledger's tables; a store with a newer one is refused.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _UUID: Final = 64
 _NAME: Final = 255
+
+#: How MySQL is to keep the ledger's tables, whatever the server's defaults are:
+#: with transactions, and comparing names letter by letter as every other store does.
+_ON_MYSQL: Final[dict[str, Any]] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
+
+
+class MaskedText(str):
+    """Text that is not for showing: SQLAlchemy logs rows and parameters by their ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Secret(sa.types.TypeDecorator[str]):
+    """A column of text that must not get into a log, whatever SQLAlchemy is told to log."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else MaskedText(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else MaskedText(value)
 
 
 class JsonText(sa.types.UserDefinedType[str]):
@@ -70,14 +100,16 @@ def build(dialect_name: str) -> Tables:
             "lazy_keys",
             own,
             sa.Column("key_id", sa.String(32), primary_key=True),
-            sa.Column("secret", sa.String(_NAME), nullable=False),
+            sa.Column("secret", Secret(_NAME), nullable=False),
             sa.Column("created_at", sa.BigInteger, nullable=False),
+            **_ON_MYSQL,
         ),
         facts=sa.Table(
             "lazy_facts",
             own,
             sa.Column("name", sa.String(64), primary_key=True),
             sa.Column("value", sa.String(_NAME), nullable=False),
+            **_ON_MYSQL,
         ),
         **host,
     )
@@ -101,6 +133,8 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("owner", sa.String(_NAME)),
         sa.Column("lease_expires_at", sa.BigInteger),
         sa.Column("rung_at", sa.BigInteger),
+        sa.Column("rings", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("check_at", sa.BigInteger),
         sa.Column("wish", sa.String(16)),
         sa.Column("wish_reason", text),
         sa.Column("incident", text),
@@ -118,6 +152,8 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("ended_at", sa.BigInteger),
         sa.Index("lazy_flows_ended", "ended_at"),
         sa.Index("lazy_flows_state", "state", "changed_at", "flow_uuid"),
+        _index_of_set("lazy_flows_check", "check_at"),
+        **_ON_MYSQL,
     )
 
 
@@ -148,8 +184,26 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("late_body", text),
         sa.Column("late_digest", sa.String(64)),
         sa.Column("late_at", sa.BigInteger),
+        sa.Column("terms", text),
+        sa.Column("timeout_at", sa.BigInteger),
+        sa.Column("heartbeat_at", sa.BigInteger),
+        sa.Column("probe_at", sa.BigInteger),
+        # When the watchdog is to look at it; null unless it waits.
+        sa.Column("due_at", sa.BigInteger),
+        sa.Column("alerted_at", sa.BigInteger),
+        sa.Column("probe_state", text),
+        sa.Column("progress", sa.Float(53)),
+        sa.Column("progress_details", text),
+        _index_of_set("lazy_delays_due", "due_at"),
         sa.Index("lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"),
+        **_ON_MYSQL,
     )
+
+
+def _index_of_set(name: str, column: str) -> sa.Index:
+    """Return an index of the rows in which a column is not null, where there is such a thing."""
+    is_set = sa.text(f"{column} IS NOT NULL")
+    return sa.Index(name, column, postgresql_where=is_set, sqlite_where=is_set)
 
 
 def _host_tables(json_text: Any) -> dict[str, sa.Table]:

@@ -10,26 +10,35 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from lazy_engine import terms
 from lazy_engine.ledger import record as r
 from lazy_engine.token import DelayKey
 
 
 def apply(delays: dict[DelayKey, r.DelayRecord], changes: r.Changes, now: int) -> None:
-    """Open, absorb and close delays as a commit says.
+    """Open, absorb, close and probe delays as a commit says.
 
     :param delays: by key; must hold every record that *changes* concerns.
     """
     for opening in changes.opened:
-        early = delays.get(opening.key) or r.DelayRecord(
-            key=opening.key, task_name=opening.task_name
-        )
-        delays[opening.key] = dataclasses.replace(
-            early, opened_at=now, details_text=opening.details_text
-        )
+        opened = opening.open(now)
+        early = delays.get(opening.key)
+        delays[opening.key] = opened if early is None else opened.after(early)
     for key in changes.absorbed:
         delay = delays[key]
         delays[key] = dataclasses.replace(delay, absorbed_at=now, opened_at=delay.opened_at or now)
-    for closing in changes.closed:
+    close(delays, changes.closed, now)
+    for probing in changes.probed:
+        delay = delays[probing.key]
+        if delay.is_open:
+            delays[probing.key] = terms.probed(delay, now, probing.state_text)
+
+
+def close(
+    delays: dict[DelayKey, r.DelayRecord], closings: Iterable[r.DelayClosing], now: int
+) -> None:
+    """Close delays that are not closed yet."""
+    for closing in closings:
         for key, delay in delays.items():
             if reaches(closing, key) and delay.closed_at is None:
                 delays[key] = dataclasses.replace(delay, closed_at=now, close_reason=closing.reason)

@@ -11,19 +11,20 @@ from typing import Any, Final
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
-from lazy_engine import errors, host, outcome
+from lazy_engine import errors, host, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import zookeeper_index as index
 from lazy_engine.ledger import zookeeper_node as node
 from lazy_engine.ledger.desk import next_incident
 from lazy_engine.ledger.keeper import Keeper
-from lazy_engine.ledger.protocol import Guarantees
+from lazy_engine.ledger.protocol import GUARANTEES
 from lazy_engine.ledger.zookeeper_book import new_commit_id
-from lazy_engine.ledger.zookeeper_connection import Delete, Guard, Put
+from lazy_engine.ledger.zookeeper_connection import Guard, Put
 from lazy_engine.ledger.zookeeper_delivery import ZooKeeperDelivery
 from lazy_engine.ledger.zookeeper_detail import dumps
 from lazy_engine.ledger.zookeeper_ownership import ZooKeeperOwnership
+from lazy_engine.ledger.zookeeper_watch import ZooKeeperWatch
 from lazy_engine.token import Key
 
 #: Largest outcome and largest result: an atom's znode holds more than its
@@ -36,7 +37,7 @@ MAX_RESULT_BYTES: Final = 512 * 1024
 _READ_TRIES: Final = 5
 
 
-class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
+class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over kazoo.
 
     :param client: the kazoo client of TaskFlow's backend, started.
@@ -49,9 +50,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
 
     def __init__(self, client: Any, root_path: str) -> None:
         super().__init__(client, root_path)
-        self.guarantees = Guarantees(
-            store="zookeeper", needs_json=True, is_durable=True, is_shared=True, has_clock=False
-        )
+        self.guarantees = GUARANTEES["zookeeper"]
         self.max_outcome_bytes = MAX_OUTCOME_BYTES
         self._keys = key_module.KeyRing(self._fetch_keys)
         self._connection.repeat(self._require_current)
@@ -74,6 +73,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
                 paths.flows_path,
                 paths.waiting_path,
                 paths.ended_path,
+                paths.due_path,
                 paths.redo_path,
                 paths.keys_path,
             ]
@@ -156,7 +156,12 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
         self._set(flow_uuid, rung_at=None)
 
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
-        return self._set(flow_uuid, wish=wish, wish_reason=reason)
+        def edit(record: r.FlowRecord) -> r.FlowRecord:
+            if rules.is_cancelled(record):
+                return record
+            return dataclasses.replace(record, wish=wish, wish_reason=reason)
+
+        return self._edit(flow_uuid, edit)
 
     def note_incident(self, flow_uuid: str, kind: str, message: str) -> None:
         def edit(record: r.FlowRecord) -> r.FlowRecord:
@@ -180,7 +185,6 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
             record = r.FlowRecord(
                 flow_uuid=detail.uuid,
                 flow_name=detail.name,
-                rung_at=now if submission.is_rung else None,
                 key_id=submission.key_id,
                 has_factory=True,
                 book_uuid=book.uuid,
@@ -188,6 +192,8 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
                 created_at=now,
                 changed_at=now,
             )
+            if submission.is_rung:
+                record = rules.ring(record, now)
             self._new_flow(record, self._details.insert(detail, book), commit_id=commit_id)
             return record, True
 
@@ -249,7 +255,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
             record = before.record
             if record.ended_at is None or record.ended_at >= ended_before or record.owner:
                 return 0
-            self._redo.drop_strays(before)
+            self._redo.drop_strays(flow_uuid)
             was_begun = True
             self._delete(before)
             return 1
@@ -259,13 +265,11 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery):
     def _delete(self, flow: node.FlowNode) -> None:
         """Delete a flow with all that is its own, in one transaction."""
         flow_uuid = flow.record.flow_uuid
-        entry = index.entry_path(
-            self._paths.ended_path, flow.record.ended_at or 0, node.quote(flow_uuid)
-        )
+        nowhere = dataclasses.replace(flow.record, ended_at=None, check_at=None)
         operations = [
             *self._delays.delete(flow_uuid),
             *self._details.delete(flow_uuid, flow.record.book_uuid),
-            Delete(entry),
+            *self._entries(flow.record, nowhere),
         ]
         self._write(flow, dataclasses.replace(flow, is_gone=True), operations)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -54,10 +55,15 @@ class ZooKeeperBook:
         self._details = DetailNodes(self._connection, self._paths)
         self._delays = DelayNodes(self._connection, self._paths)
         self._redo = Redo(self._connection, self._paths)
-        self._observer = Observer()
+        #: Moves the clock, for tests: see :mod:`lazy_engine.testing`.
+        self.clock_offset_seconds = 0.0
+        self._observer = Observer(self.now, self._elapsed_seconds)
 
     def now(self) -> int:
-        return wall_clock()
+        return wall_clock() + int(self.clock_offset_seconds * 1e6)
+
+    def _elapsed_seconds(self) -> float:
+        return time.monotonic() + self.clock_offset_seconds
 
     # -- reading ----------------------------------------------------------
 
@@ -113,7 +119,7 @@ class ZooKeeperBook:
         :raises Changed: it was not what was read; nothing was written.
         :raises ResultNotStorable: a znode would be too large; nothing was written.
         """
-        operations = [*operations, *self._ended_entries(before.record, after.record)]
+        operations = [*operations, *self._entries(before.record, after.record)]
         for operation in operations:
             if size_of(operation) > NODE_BYTES:
                 raise _too_large(operation, after.record.flow_uuid)
@@ -123,7 +129,7 @@ class ZooKeeperBook:
             large = dataclasses.replace(after, version=before.version)
             committed = self._redo.commit(large, operations)
             self._carry_out(after.record.flow_uuid)
-            return committed
+            return dataclasses.replace(committed, redo_id=None, redo_chunks=0)
         if after.is_gone:
             self._connection.write([Guard(path, before.version)], [*operations, Delete(path)])
             return after
@@ -138,16 +144,19 @@ class ZooKeeperBook:
             # It is committed; whoever looks at the flow next carries it out.
             LOG.info("flow %s: its last commit is still to be spread: %s", flow_uuid, error)
 
-    def _ended_entries(self, before: r.FlowRecord, after: r.FlowRecord) -> list[Operation]:
-        if before.ended_at == after.ended_at:
-            return []
+    def _entries(self, before: r.FlowRecord, after: r.FlowRecord) -> list[Operation]:
+        """Move a flow in the indexes by time."""
         name = node.quote(after.flow_uuid)
         entries: list[Operation] = []
-        if before.ended_at is not None:
-            entries.append(Delete(index.entry_path(self._paths.ended_path, before.ended_at, name)))
-        if after.ended_at is not None:
-            path = index.entry_path(self._paths.ended_path, after.ended_at, name)
-            entries.append(Put(path, b"", is_new=True, makes_parent=True))
+        for index_path, old_at, new_at in (
+            (self._paths.ended_path, before.ended_at, after.ended_at),
+            (self._paths.due_path, before.check_at, after.check_at),
+        ):
+            if old_at is not None and old_at != new_at:
+                entries.append(Delete(index.entry_path(index_path, old_at, name)))
+            if new_at is not None and old_at != new_at:
+                path = index.entry_path(index_path, new_at, name)
+                entries.append(Put(path, b"", is_new=True, makes_parent=True))
         return entries
 
     def _new_flow(
@@ -157,7 +166,7 @@ class ZooKeeperBook:
 
         :raises Changed: there is one.
         """
-        empty = node.FlowNode(record=dataclasses.replace(record, ended_at=None))
+        empty = node.FlowNode(record=dataclasses.replace(record, ended_at=None, check_at=None))
         below = [
             Put(self._paths.delays(record.flow_uuid), b"", is_new=True),
             Put(self._paths.arrived(record.flow_uuid), b"", is_new=True),

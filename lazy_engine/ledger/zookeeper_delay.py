@@ -76,6 +76,10 @@ class DelayNodes:
         found = self.find(self.keys_of(flow_uuid))
         return sorted(self.with_bodies(list(found.values())), key=r.place_of)
 
+    def all_of(self, flow_uuid: str) -> dict[DelayKey, r.DelayRecord]:
+        """Return all of a flow's delays; their outcomes have no bodies."""
+        return self.find(self.keys_of(flow_uuid))
+
     def waiting(self, page: r.Page, now: int) -> list[r.DelayRecord]:
         """Return a page of open delays, oldest first."""
         found: list[r.DelayRecord] = []
@@ -87,6 +91,7 @@ class DelayNodes:
                 if key in records
                 and records[key].is_open
                 and page.task_name in (None, records[key].task_name)
+                and (page.due_before is None or _is_due_before(records[key], page.due_before))
                 and (page.after is None or r.place_of(records[key]) > page.after)
             )
             if len(found) >= page.limit:
@@ -105,7 +110,8 @@ class DelayNodes:
             place for bucket in listed for place in sorted(_read_waiting(*one) for one in bucket)
         )
         later = (place for place in places if page.after is None or place > page.after)
-        size = page.limit if page.task_name is None else max(page.limit, 100)
+        is_filtered = page.task_name is not None or page.due_before is not None
+        size = max(page.limit, 100) if is_filtered else page.limit
         while batch := list(itertools.islice(later, size)):
             yield [
                 DelayKey(flow_uuid=place[1], atom_uuid=place[2], kind=place[3], attempt=place[4])
@@ -140,7 +146,11 @@ class DelayNodes:
         ):
             if new is not None and old is None:
                 yield Put(f"{path}/{name}", str(new.body).encode(), is_new=True)
-        for entry_of, is_in_bucket in ((self._waiting_entry, True), (self._arrived_entry, False)):
+        for entry_of, is_in_bucket in (
+            (self._waiting_entry, True),
+            (self._due_entry, True),
+            (self._arrived_entry, False),
+        ):
             old_entry = None if before is None else entry_of(before)
             new_entry = entry_of(after)
             if old_entry is not None and old_entry != new_entry:
@@ -153,6 +163,12 @@ class DelayNodes:
             return None
         name = f"{node.quote(record.key.flow_uuid)}.{node.delay_name(record.key)}"
         return index.entry_path(self._paths.waiting_path, record.opened_at, name)
+
+    def _due_entry(self, record: r.DelayRecord) -> str | None:
+        if not record.is_open or record.due_at is None:
+            return None
+        name = f"{node.quote(record.key.flow_uuid)}.{node.delay_name(record.key)}"
+        return index.entry_path(self._paths.due_path, record.due_at, name)
 
     def _arrived_entry(self, record: r.DelayRecord) -> str | None:
         if not record.is_unabsorbed:
@@ -169,9 +185,9 @@ class DelayNodes:
             operations.extend(Delete(f"{path}/{name}") for name in names)
             operations.append(Delete(path))
         for record in self.find(keys).values():
-            entry = self._waiting_entry(record)
-            if entry is not None:
-                operations.append(Delete(entry))
+            for entry in (self._waiting_entry(record), self._due_entry(record)):
+                if entry is not None:
+                    operations.append(Delete(entry))
         arrived_path = self._paths.arrived(flow_uuid)
         names = self._connection.children(arrived_path)
         operations.extend(Delete(f"{arrived_path}/{name}") for name in names)
@@ -181,6 +197,11 @@ class DelayNodes:
 
 def _with_body(encoded: Encoded | None, body: str | None) -> Encoded | None:
     return None if encoded is None else dataclasses.replace(encoded, body=body)
+
+
+def _is_due_before(record: r.DelayRecord, instant: int) -> bool:
+    timeout_at = record.timers.timeout_at
+    return timeout_at is not None and timeout_at < instant
 
 
 def _read_waiting(at: int, name: str) -> tuple[int, str, str, str, int]:

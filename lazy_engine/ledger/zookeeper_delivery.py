@@ -18,16 +18,21 @@ class ZooKeeperDelivery(ZooKeeperBook):
     def deliver(
         self, flow_uuid: str, deliveries: Sequence[r.Delivery], *, rings: bool
     ) -> r.DeliveredToFlow | None:
-        return self._connection.repeat(lambda: self._deliver(flow_uuid, deliveries, rings))
+        noted: list[int] = []
+        return self._connection.repeat(lambda: self._deliver(flow_uuid, deliveries, rings, noted))
 
     def _deliver(
-        self, flow_uuid: str, deliveries: Sequence[r.Delivery], rings: bool
+        self, flow_uuid: str, deliveries: Sequence[r.Delivery], rings: bool, noted: list[int]
     ) -> r.DeliveredToFlow | None:
         now = self.now()
         before = self._load(flow_uuid)
         if before is None:
             return None
         record = self._seen(before)
+        if record.rung_at in noted:
+            # An earlier try of this very call, whose connection was lost
+            # before the answer came, noted a ring that nobody posts.
+            record = dataclasses.replace(record, rung_at=None)
         keys = [delivery.key for delivery in deliveries]
         stored = self._delays.find(keys)
         desk = Desk(record, now, record.arrival_number + 1)
@@ -35,14 +40,13 @@ class ZooKeeperDelivery(ZooKeeperBook):
         desk.put_atoms(self._details.atom_states({key.atom_uuid for key in keys}))
         items = [desk.receive(delivery) for delivery in deliveries]
         may_ring = desk.calls_for_owner and rules.may_ring(desk.flow, now)
-        after = dataclasses.replace(
-            before,
-            record=dataclasses.replace(
-                before.record,
-                arrival_number=record.arrival_number + len(deliveries),
-                rung_at=now if may_ring and rings else record.rung_at,
-            ),
+        written = dataclasses.replace(
+            before.record, arrival_number=record.arrival_number + len(deliveries)
         )
+        if may_ring:
+            written = rules.ring(written, now) if rings else rules.leave_to_watchdog(written, now)
+            noted.append(now)
+        after = dataclasses.replace(before, record=written)
         self._write(before, after, self._delays.change(stored, {**desk.arrived, **desk.late}))
         return r.DeliveredToFlow(
             items=items,

@@ -121,6 +121,16 @@ class DetailNodes:
                 operations.append(Put(f"{flow_path}/{change.detail.uuid}", b"", is_new=True))
         return operations
 
+    def progress(self, atom_uuid: str, delay: r.DelayRecord) -> list[Operation]:
+        """Store what a heartbeat said where TaskFlow keeps the progress of tasks."""
+        path = self._paths.atom_detail(atom_uuid)
+        found = self._connection.get(path)
+        if found is None:
+            return []
+        stored = json.loads(found[0])
+        stored["atom"]["meta"] = {**(stored["atom"]["meta"] or {}), **delay.progress_meta()}
+        return [Put(path, dumps(stored).encode(), is_new=False)]
+
     def delete(self, flow_uuid: str, book_uuid: str | None) -> list[Operation]:
         """Delete a flow's details, and its logbook if nothing else is in it."""
         operations: list[Operation] = []

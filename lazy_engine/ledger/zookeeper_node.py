@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from lazy_engine.ledger import record as r
 from lazy_engine.outcome import Encoded
+from lazy_engine.terms import Timers
 from lazy_engine.token import DelayKey
 
 #: Version of the layout of znodes; kept in the ledger's root node.
@@ -34,6 +35,9 @@ _PLAIN_DELAY_FIELDS: Final = (
     "closed_at",
     "close_reason",
     "late_at",
+    "due_at",
+    "alerted_at",
+    "progress",
 )
 
 
@@ -78,6 +82,7 @@ class Paths:
         self.flows_path = f"{root}/lazy/flows"
         self.waiting_path = f"{root}/lazy/waiting"
         self.ended_path = f"{root}/lazy/ended"
+        self.due_path = f"{root}/lazy/due"
         self.redo_path = f"{root}/lazy/redo"
         self.keys_path = f"{root}/lazy/keys"
 
@@ -190,6 +195,12 @@ def encode_delay(delay: r.DelayRecord) -> bytes:
     body.update(
         format=r.FORMAT,
         details=delay.details_text,
+        terms=delay.terms_text,
+        timeout_at=delay.timers.timeout_at,
+        heartbeat_at=delay.timers.heartbeat_at,
+        probe_at=delay.timers.probe_at,
+        probe_state=delay.probe_state_text,
+        progress_details=delay.progress_text,
         outcome=_head(delay.outcome),
         late=_head(delay.late),
     )
@@ -202,6 +213,14 @@ def decode_delay(key: DelayKey, data: bytes) -> r.DelayRecord:
     return r.DelayRecord(
         key=key,
         details_text=body["details"],
+        terms_text=body["terms"],
+        timers=Timers(
+            timeout_at=body["timeout_at"],
+            heartbeat_at=body["heartbeat_at"],
+            probe_at=body["probe_at"],
+        ),
+        probe_state_text=body["probe_state"],
+        progress_text=body["progress_details"],
         outcome=_outcome(body["outcome"]),
         late=_outcome(body["late"]),
         **{name: body[name] for name in _PLAIN_DELAY_FIELDS},

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from lazy_engine import errors, rules
+from lazy_engine import errors, rules, terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
+from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.zookeeper_book import ZooKeeperBook, new_commit_id
 from lazy_engine.ledger.zookeeper_node import FlowNode
@@ -29,20 +30,24 @@ class ZooKeeperOwnership(ZooKeeperBook):
         answer = self._connection.repeat(lambda: self._take(request))
         if isinstance(answer, r.Refused):
             return answer
-        before, flow = answer
+        before, flow, probing = answer
         lease = _lease(request, flow)
         try:
             # Nobody else can write the flow's details now, and what was
             # written before the lease was taken is seen by who took it.
-            return self._connection.repeat(lambda: self._read_taken(request, lease, before, flow))
+            return self._connection.repeat(
+                lambda: self._read_taken(request, lease, before, probing)
+            )
         except errors.LazyEngineError:
             self._release_quietly(lease)
             raise
 
-    def _take(self, request: TakeRequest) -> r.Refused | tuple[FlowNode | None, FlowNode]:
+    def _take(
+        self, request: TakeRequest
+    ) -> r.Refused | tuple[FlowNode | None, FlowNode, Sequence[r.DelayRecord]]:
         before = self._load(request.flow_uuid)
         if before is None:
-            return None, self._take_first(request, self.now())
+            return None, self._take_first(request, self.now()), ()
         seen = self._seen(before)
         now = self.now()
         refusal = _refusal(request, seen, now)
@@ -53,22 +58,31 @@ class ZooKeeperOwnership(ZooKeeperBook):
         if not self._details.exists(request.flow_uuid):
             raise _no_details(request.flow_uuid)
         record = before.record
+        # A wish to cancel holds until the flow has ended.
+        keeps_wish = rules.is_cancelled(record) and not rules.is_over(record)
         taken = dataclasses.replace(
             record,
             epoch=record.epoch + 1,
             owner=request.owner,
             rung_at=None,
-            wish=None,
-            wish_reason=None,
+            rings=0,
+            check_at=now + int(request.seconds * 1e6),
+            wish=record.wish if keeps_wish else None,
+            wish_reason=record.wish_reason if keeps_wish else None,
             ended_at=None,
             # From now on outcomes are for the new run.
             state="RUNNING" if rules.is_over(record) else record.state,
             changed_at=now,
         )
+        stored = self._delays.all_of(request.flow_uuid) if record.open_delays else {}
+        taken, fired = terms.fire_all(stored.values(), taken, now)
+        delays = {**stored, **{done.record.key: done.record for done in fired}}
         after = dataclasses.replace(
             before, record=taken, lease_seconds=request.seconds, sign=before.sign + 1
         )
-        return before, self._write(before, after, ())
+        flow = self._write(before, after, self._delays.change(stored, delays))
+        probing = [one for one in delays.values() if one.is_open and one.timers.probe_at]
+        return before, flow, probing
 
     def _take_first(self, request: TakeRequest, now: int) -> FlowNode:
         if not self._details.exists(request.flow_uuid):
@@ -82,6 +96,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
             state="RUNNING",
             key_id=request.newcomer.key_id,
             has_factory=request.newcomer.has_factory,
+            check_at=now + int(request.seconds * 1e6),
             job_name=request.newcomer.job_name,
             job_priority=request.newcomer.job_priority,
             book_uuid=book_uuid,
@@ -93,11 +108,16 @@ class ZooKeeperOwnership(ZooKeeperBook):
         return FlowNode(record=record, lease_seconds=request.seconds)
 
     def _read_taken(
-        self, request: TakeRequest, lease: r.Lease, before: FlowNode | None, flow: FlowNode
+        self,
+        request: TakeRequest,
+        lease: r.Lease,
+        before: FlowNode | None,
+        probing: Sequence[r.DelayRecord],
     ) -> r.Taken:
         if before is None:
-            return r.Taken(lease=lease, detail=None, arrivals=(), before=None)
-        self._redo.drop_strays(flow)
+            return r.Taken(lease=lease, detail=None, arrivals=(), before=None, now=self.now())
+        self._load(request.flow_uuid)  # carries out what was left undone
+        self._redo.drop_strays(request.flow_uuid)
         detail = None
         if request.known != (before.record.epoch, before.record.commit_number):
             detail = self._details.read(request.flow_uuid)
@@ -108,6 +128,8 @@ class ZooKeeperOwnership(ZooKeeperBook):
             detail=detail,
             arrivals=self._unabsorbed(request.flow_uuid, with_early=True),
             before=before.record,
+            probing=probing,
+            now=self.now(),
         )
 
     # -- committing -------------------------------------------------------
@@ -163,10 +185,13 @@ class ZooKeeperOwnership(ZooKeeperBook):
         delays = dict(stored)
         turn.apply(delays, changes, now)
         arrivals = turn.unabsorbed(delays.values(), with_early=False)
-        has_ended = ending is not None and not (arrivals and ending.absorbs)
+        has_ended = ending is not None and not rules.keeps_running(
+            ending, record, has_arrivals=bool(arrivals)
+        )
         record = dataclasses.replace(
             record,
             commit_number=lease.commit_number + 1,
+            check_at=now + int(lease.seconds * 1e6),
             open_delays=changes.open_delays,
             state="RUNNING",
             incident=None,
@@ -181,11 +206,14 @@ class ZooKeeperOwnership(ZooKeeperBook):
         )
         if ending is not None and has_ended:
             if ending.is_final:
-                everything = self._delays.find(self._delays.keys_of(lease.flow_uuid))
+                everything = self._delays.all_of(lease.flow_uuid)
                 stored = {**everything, **stored}
                 delays = {**everything, **delays}
                 turn.close_all(delays, now)
-            after = _ended(after, ending, now)
+            turn.close(delays, self._closings_in_vain(delays, changes), now)
+            after = dataclasses.replace(
+                after, record=rules.parked(record, ending, now), lease_seconds=None
+            )
         operations = [*self._details.change(changes), *self._delays.change(stored, delays)]
         self._write(before, after, operations)
         return r.Committed(
@@ -193,6 +221,19 @@ class ZooKeeperOwnership(ZooKeeperBook):
             has_ended=has_ended,
             arrivals=() if has_ended else self._delays.with_bodies(arrivals),
         )
+
+    def _closings_in_vain(
+        self, delays: Mapping[DelayKey, r.DelayRecord], changes: r.Changes
+    ) -> Sequence[r.DelayClosing]:
+        came = turn.unabsorbed(delays.values(), with_early=True)
+        early = [delay for delay in came if delay.opened_at is None]
+        if not early:
+            return ()
+        atoms = dict(self._details.atom_states({delay.key.atom_uuid for delay in early}))
+        for change in changes.atoms:  # which are not written yet
+            atom = change.detail
+            atoms[atom.uuid] = (atom.name, atom.state, atom.meta or {})
+        return closings_in_vain(early, atoms)
 
     def _delays_concerned(
         self,
@@ -204,6 +245,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         """Return the stored delays that a commit is about, without bodies."""
         keys = [opening.key for opening in changes.opened]
         keys.extend(changes.absorbed)
+        keys.extend(probing.key for probing in changes.probed)
         if changes.closed or len(keys) > _FEW:
             there = self._delays.keys_of(lease.flow_uuid)
             keys = [
@@ -214,7 +256,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
             changes.opened
             or changes.cancels
             or record.arrival_number != lease.pulse.arrival_number
-            or (ending is not None and ending.absorbs)
+            or ending is not None
         ):
             keys.extend(self._delays.arrived_keys(lease.flow_uuid))
         return self._delays.find(keys)
@@ -242,7 +284,12 @@ class ZooKeeperOwnership(ZooKeeperBook):
             before = self._own(lease)
             if before.record.owner != lease.owner:
                 raise fenced(lease)
-            after = dataclasses.replace(before, lease_seconds=lease.seconds, sign=before.sign + 1)
+            record = dataclasses.replace(
+                before.record, check_at=self.now() + int(lease.seconds * 1e6)
+            )
+            after = dataclasses.replace(
+                before, record=record, lease_seconds=lease.seconds, sign=before.sign + 1
+            )
             return _pulse(self._write(before, after, ()).record)
 
         return self._connection.repeat(work)
@@ -255,7 +302,12 @@ class ZooKeeperOwnership(ZooKeeperBook):
                 lease.owner,
             ):
                 return
-            self._write(before, _given_up(before), ())
+            # Whoever gives a flow up in the middle should see to it; should it
+            # not, the watchdog does.
+            record = rules.leave_to_watchdog(
+                dataclasses.replace(before.record, owner=None, check_at=None), self.now()
+            )
+            self._write(before, dataclasses.replace(before, record=record, lease_seconds=None), ())
 
         self._connection.repeat(work)
 
@@ -281,16 +333,6 @@ def _is_of_dead_owner(request: TakeRequest, refusal: r.Refused) -> bool:
     return refusal.reason == "busy" and owner is not None and request.is_dead(owner)
 
 
-def _given_up(flow: FlowNode, **changes: Any) -> FlowNode:
-    record = dataclasses.replace(flow.record, owner=None, **changes)
-    return dataclasses.replace(flow, record=record, lease_seconds=None)
-
-
-def _ended(flow: FlowNode, ending: r.Ending, now: int) -> FlowNode:
-    ended_at = now if ending.is_final else None
-    return _given_up(flow, rung_at=None, state=ending.state, ended_at=ended_at)
-
-
 def _pulse(record: r.FlowRecord) -> r.Pulse:
     return r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
 
@@ -305,7 +347,7 @@ def _lease(request: TakeRequest, flow: FlowNode) -> r.Lease:
         commit_number=record.commit_number,
         seconds=request.seconds,
         key_id=record.key_id,
-        pulse=r.Pulse(wish=None, arrival_number=record.arrival_number),
+        pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
     )
 
 

@@ -152,10 +152,12 @@ class Redo:
         answers = self._connection.write([Guard(path, flow.version, encode_flow(done))], drops)
         return dataclasses.replace(done, version=answers[0].version)
 
-    def drop_strays(self, flow: FlowNode) -> None:
-        """Delete the flow's chunks that were never committed."""
-        assert flow.redo_id is None
-        prefix = f"{quote(flow.record.flow_uuid)}."
+    def drop_strays(self, flow_uuid: str) -> None:
+        """Delete a flow's chunks that were never committed.
+
+        Those that were must have been carried out.
+        """
+        prefix = f"{quote(flow_uuid)}."
         self._connection.discard(
             f"{self._paths.redo_path}/{name}"
             for name in self._connection.children(self._paths.redo_path)

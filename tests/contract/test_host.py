@@ -34,6 +34,7 @@ from taskflow.engines.action_engine import (
 )
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
+from taskflow.jobs.backends import impl_zookeeper
 from taskflow.patterns import linear_flow
 from taskflow.persistence import backends, models
 from taskflow.persistence.backends.sqlalchemy import tables as host_tables
@@ -615,6 +616,27 @@ def test_retry_history_that_taskflow_misreads_is_read_as_it_was_written(
         ledger.beside(backend).close()
 
 
+def test_saved_result_of_a_retry_controller_adds_to_its_history(sqlite_url: str) -> None:
+    """What is encoded ahead is a task's one result; a controller's history must never be replaced by it."""
+    from lazy_engine import ledger
+
+    backend = backends.fetch({"connection": sqlite_url})
+    with contextlib.closing(backend):
+        ledger.upgrade(backend)
+        controller = retry.ForEach(["two"], "each", provides="value")
+        flow = linear_flow.Flow("flow", retry=controller).add(FailsThenWaits("b"))
+        made = taskflow.engines.load(flow, backend=backend, engine="lazy")
+        assert made.run() == "DELAYED"
+        for name, result in (("each", "three"), ("b", "done")):
+            made.storage.save(name, result)
+        changed = {change.detail.name: change for change in made.storage.changes().atoms}
+        assert changed["each"].detail.results == [("two", {}), ("three", {})]
+        assert changed["each"].encoded_results is None
+        assert changed["b"].detail.results == "done"
+        assert changed["b"].encoded_results == '"done"'
+        ledger.beside(backend).close()
+
+
 def test_zookeeper_backend_has_its_client_and_starts_it_for_a_connection(
     zookeeper: ZooKeeper,
 ) -> None:
@@ -626,6 +648,17 @@ def test_zookeeper_backend_has_its_client_and_starts_it_for_a_connection(
         client = host.zookeeper_client(backend)
         assert client is backend._client
         assert client.connected
+
+
+def test_zookeeper_board_has_its_client_where_host_asks_it() -> None:
+    client = mock.Mock(spec=["connected", "add_listener", "handler"], connected=False)
+    client.handler = mock.Mock()
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=client)
+    assert not host.is_connected(board)
+    client.connected = True
+    assert host.is_connected(board)
+    # The day that this holds after a lost session too, host.is_connected can go.
+    assert not board.connected
 
 
 def test_failure_type_names_may_be_given() -> None:

@@ -27,11 +27,14 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Disposition
+from lazy_engine.terms import Terms
 from lazy_engine.token import EXECUTE, REVERT, DelayKey
 from tests.waiting import wait_until
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql", "zookeeper")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql", "dir", "zookeeper")
+SERVERS = ("postgresql", "mysql")
+LEDGER_TABLES = ("lazy_delays", "lazy_flows", "lazy_keys")
 A_LONG_LEASE = 600.0
 A_SHORT_LEASE = 0.2
 PARKS = r.Ending(state=DELAYED, is_final=False, absorbs=True)
@@ -59,8 +62,31 @@ def _open(url: str | None) -> Any:
     return open_backend(url)
 
 
+@pytest.fixture(scope="module")
+def emptied(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Give the URL of a server's database with all tables and no rows; the tables are made once."""
+    with contextlib.ExitStack() as stack:
+        made: dict[str, tuple[str, Any]] = {}
+
+        def get(kind: str) -> str:
+            if kind not in made:
+                server = request.getfixturevalue(kind)
+                url = server.create_database()
+                stack.callback(server.drop_database, url)
+                backend = _open(url)
+                stack.callback(backend.close)
+                made[kind] = url, backend
+            url, backend = made[kind]
+            with backend.engine.begin() as connection:
+                for table in (*LEDGER_TABLES, "atomdetails", "flowdetails", "logbooks"):
+                    connection.execute(sa.text(f"DELETE FROM {table}"))
+            return url
+
+        yield get
+
+
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, emptied: Callable[[str], str]) -> Iterator[Store]:
     if "memory" in request.param:
         deep_copy = request.param == "memory"
         backend = backends.fetch({"connection": "memory://", "deep_copy": deep_copy})
@@ -68,7 +94,10 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
             only = ledger.beside(backend)
             yield Store(request.param, None, backend, only, only)
         return
-    url = request.getfixturevalue(f"{request.param}_url")
+    if request.param in SERVERS:
+        url = emptied(request.param)
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
     with contextlib.ExitStack() as stack:
         opened = []
         for _ in range(2):
@@ -617,7 +646,7 @@ def _lose_sql_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
         if not lost:
             lost.append(True)
             connection.connection.dbapi_connection.commit()
-            if on.guarantees.store == "sqlite":
+            if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # something for the driver to roll back
         elif not gives_up:
             return
@@ -890,6 +919,32 @@ def test_early_outcome_of_an_attempt_that_ended_otherwise_becomes_late(flow: Flo
     assert flow.disposition("else") is Disposition.LATE
 
 
+@pytest.mark.parametrize("ending", [PARKS, RESTS])
+def test_early_outcome_is_late_once_its_attempt_has_ended_without_a_delay(
+    flow: Flow, ending: r.Ending
+) -> None:
+    """The attempt that handed the token out was interrupted, and makes no ``Delay`` when it is executed again."""
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("early") is Disposition.EARLY
+    done = flow.ledger.commit(
+        lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 1)], open_delays=1), ending
+    )
+    assert done.has_ended
+    assert flow.delay().close_reason == r.CLOSED_NOT_DELAYED
+    assert flow.disposition("else") is Disposition.LATE
+    assert not flow.deliver("early").must_ring, "nobody waits for it"
+    assert list(flow.take().arrivals) == []
+
+
+def test_early_outcome_stays_as_long_as_its_attempt_may_run_again(flow: Flow) -> None:
+    lease = flow.take().lease
+    flow.begin(lease)
+    assert flow.disposition("early") is Disposition.EARLY
+    assert flow.ledger.commit(lease, flow.changes(), RESTS).has_ended
+    assert [d.key for d in flow.take(resumes=True).arrivals] == [flow.key()]
+
+
 def test_outcome_of_an_attempt_that_is_over_is_late(flow: Flow) -> None:
     lease = flow.take().lease
     flow.ledger.commit(lease, flow.changes(atoms=[flow.mark(states.SUCCESS, 2)]))
@@ -992,6 +1047,18 @@ def test_delivery_whose_connection_was_lost_is_recorded_once_and_rings(
     assert told.must_ring, "rung_at is noted, but nobody was told to ring"
 
 
+def test_repeated_delivery_rings_though_it_records_nothing(flow: Flow, store: Store) -> None:
+    """Its first try noted the ring, for an outcome that another call had recorded."""
+    store.only_shared()
+    flow.park()
+    assert flow.disposition("same", rings=False) is Disposition.ACCEPTED
+    with answer_lost_once(store.other):
+        told = flow.deliver("same")
+    assert [i.disposition for i in told.items] == [Disposition.DUPLICATE]
+    assert (told.must_ring, told.is_rung) == (True, False)
+    assert not flow.deliver("same").must_ring
+
+
 def test_deliveries_of_one_call_are_recorded_in_order(store: Store) -> None:
     flow = make_flow(store)
     lease = flow.take().lease
@@ -1045,6 +1112,32 @@ def test_delay_of_a_flow_that_runs_again_can_be_answered_early(flow: Flow) -> No
     done = flow.ledger.commit(lease, flow.opening(attempt=2))
     assert disposition is Disposition.EARLY, "else the delay is closed before it opens, for ever"
     assert [d.key for d in done.arrivals] == [flow.key(2)]
+
+
+# -- heartbeats and timers -------------------------------------------------
+
+
+def test_progress_of_a_parked_task_is_stored_to_the_last_digit(flow: Flow) -> None:
+    flow.park()
+    beat = flow.other.heartbeat(flow.key(), progress=1 / 3, details_text='["a third"]')
+    assert beat.is_wanted
+    assert flow.delay().progress == 1 / 3
+    task = flow.stored_task()
+    assert task.meta["progress"] == 1 / 3
+    assert task.meta[META_ATTEMPTS] == {EXECUTE: 1}, "nothing else was touched"
+    assert task.state == DELAYED
+
+
+def test_deadline_that_passed_is_due_and_fires_once(flow: Flow) -> None:
+    lease = flow.take().lease
+    (opened,) = flow.opening().opened
+    opened = dataclasses.replace(opened, terms=Terms(timeout_seconds=0.01))
+    change = flow.changes(atoms=[flow.mark(DELAYED, 1)], opened=[opened], open_delays=1)
+    assert flow.ledger.commit(lease, change, PARKS).has_ended
+    wait_until(lambda: flow.uuid in flow.other.due(10), what="the deadline")
+    assert [fired.has_outcome for fired in flow.other.tend(flow.uuid, rings=True).fired] == [True]
+    assert list(flow.ledger.tend(flow.uuid, rings=True).fired) == []
+    assert [d.key for d in flow.take().arrivals] == [flow.key()]
 
 
 # -- cancelling ------------------------------------------------------------
@@ -1325,7 +1418,7 @@ print(key.key_id, key.secret.hex())
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "zookeeper"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql", "dir", "zookeeper"])
 def test_tables_and_key_are_made_once_by_several_processes_at_once(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -222,7 +222,7 @@ def test_purge_larger_than_a_packet_that_crashed_is_finished_by_the_next(
     assert flow.other.flow(flow.uuid) is None
     assert flow.other.detail(flow.uuid) is None
     assert flow.other.purge(flow.other.now() + 1) == 0
-    assert left_below(store) == ["/lazy/ended/*"]
+    assert left_below(store) == ["/lazy/due/*", "/lazy/ended/*"]
 
 
 def left_below(store: Store) -> list[str]:
@@ -237,7 +237,7 @@ def left_below(store: Store) -> list[str]:
 
     walk(root)
     skeleton = ["/lazy", "/books", "/flow_details", "/atom_details"]
-    skeleton += [f"/lazy/{name}" for name in ("flows", "waiting", "ended", "redo", "keys")]
+    skeleton += [f"/lazy/{name}" for name in ("flows", "waiting", "ended", "due", "redo", "keys")]
     return sorted(
         {path for path in found if path not in skeleton and not path.startswith("/lazy/keys/")}
     )
@@ -374,7 +374,7 @@ def test_nothing_is_left_of_a_purged_flow(flow: Flow, store: Store) -> None:
     flow.ledger.commit(lease, flow.changes(), SUCCEEDS)
     store.ledger._connection.ensure(stray)
     assert flow.ledger.purge(flow.ledger.now() + 1) == 1
-    assert left_below(store) == ["/lazy/ended/*", "/lazy/waiting/*"]
+    assert left_below(store) == ["/lazy/due/*", "/lazy/ended/*", "/lazy/waiting/*"]
 
 
 # -- lost answers and servers that go away ---------------------------------
@@ -507,13 +507,13 @@ def test_store_is_connected_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     tries = []
 
-    class Unreachable:
+    class ZkBackend:  # goes by its name
         def get_connection(self) -> Any:
             tries.append(True)
             raise exceptions.StorageFailure("Storage backend timeout")
 
     with pytest.raises(errors.StoreUnavailable, match="timeout"):
-        ledger.upgrade(Unreachable())
+        ledger.upgrade(ZkBackend())
     assert len(tries) == 1
 
 
@@ -632,7 +632,7 @@ def test_death_at_any_write_is_survived(
                 break
             deaths += 1
         assert survivor.ledger.purge(survivor.ledger.now() + 1) == deaths + 1
-        assert left_below(survivor) == ["/lazy/ended/*", "/lazy/waiting/*"]
+        assert left_below(survivor) == ["/lazy/due/*", "/lazy/ended/*", "/lazy/waiting/*"]
     assert deaths > 5
 
 

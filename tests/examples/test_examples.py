@@ -28,7 +28,7 @@ def run_example(script: pathlib.Path, hash_seed: str) -> subprocess.CompletedPro
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env=environment,
         check=False,
     )

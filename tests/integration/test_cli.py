@@ -394,6 +394,7 @@ def test_no_token_is_repeated_in_an_error(run: Run, parked: str) -> None:
         ("init", "--persistence", "nonsense://host/path"),
         ("init", "--persistence", "memory://"),
         ("init", "--persistence", "sqlite://"),
+        ("init", "--persistence", "dir://"),
     ],
 )
 def test_wrong_use(
@@ -436,6 +437,18 @@ def test_missing_sqlite_file_is_not_made_by_looking(run: Run, tmp_path: pathlib.
     answer = run("delays", exits=ExitCode.UNREACHABLE)
     assert "lazy-engine init" in answer.stderr
     assert not (tmp_path / "lazy.sqlite").exists()
+
+
+def test_flow_is_kept_in_a_directory(run: Run, tmp_path: pathlib.Path) -> None:
+    place = {"LAZY_ENGINE_PERSISTENCE": f"dir://{tmp_path / 'kept'}"}
+    assert "no directory" in run("show", "x", exits=ExitCode.UNREACHABLE, **place).stderr
+    assert not (tmp_path / "kept").exists()
+    run("init", **place)
+    flow_uuid = run("submit", "flows:waits", "--run", **place).stdout.strip()
+    for name in ("one", "two"):
+        run("complete", "--flow", flow_uuid, "--task", name, "--result", "1", **place)
+    assert "SUCCESS" in run("resume", flow_uuid, **place).stdout
+    assert flow_uuid in os.listdir(tmp_path / "kept" / "flow_details")
 
 
 def test_store_that_does_not_answer(run: Run) -> None:

@@ -107,6 +107,20 @@ def test_interrupted_demo_cleans_up(tmp_path: pathlib.Path, number: signal.Signa
     wait_until(lambda: not leftovers(tmp_path), what="an empty stage")
 
 
+@pytest.mark.slow
+def test_killed_demo_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    if (reason := why_missing()) is not None:
+        missing(reason)
+    with start(tmp_path, "--zookeeper") as process:
+        assert process.stdout is not None
+        while "1. One process" not in process.stdout.readline():
+            assert process.poll() is None
+        assert sum(" conductor " in command for command in processes_at(tmp_path)) == 2
+        process.kill()
+        process.wait()
+        wait_until(lambda: not leftovers(tmp_path), what="an empty stage")
+
+
 def test_demo_says_what_to_install(tmp_path: pathlib.Path) -> None:
     with start(tmp_path, "--zookeeper", PATH="") as process:
         _, stderr = process.communicate(timeout=60)

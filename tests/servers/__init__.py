@@ -7,8 +7,9 @@ Every server is a context manager::
         client = KazooClient(server.hosts)
 """
 
+from tests.servers.mysql import MySQL
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import Server, owned_pids
 from tests.servers.zookeeper import Ensemble, ZooKeeper
 
-__all__ = ["Ensemble", "PostgreSQL", "Server", "ZooKeeper", "owned_pids"]
+__all__ = ["Ensemble", "MySQL", "PostgreSQL", "Server", "ZooKeeper", "owned_pids"]

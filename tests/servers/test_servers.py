@@ -16,7 +16,7 @@ import sqlalchemy
 from kazoo.client import KazooClient
 from kazoo.handlers.threading import KazooTimeoutError
 
-from tests.servers import Ensemble, PostgreSQL, ZooKeeper
+from tests.servers import Ensemble, MySQL, PostgreSQL, ZooKeeper
 from tests.servers.guard import start_mark
 from tests.waiting import wait_until
 
@@ -125,18 +125,48 @@ def test_postgresql_keeps_its_data_over_stop_and_kill() -> None:
     assert not server.directory.exists()
 
 
+def test_mysql_keeps_its_data_over_stop_and_kill() -> None:
+    with MySQL(fsync=False) as server:
+        server.create_database()
+        server.restart()
+        url = server.create_database()
+        server.kill()
+        assert not server.is_ready()
+        server.start()
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as connection:
+            names = connection.scalars(sqlalchemy.text("SHOW DATABASES")).all()
+        engine.dispose()
+        assert len([name for name in names if name.startswith("lazy_")]) == 2
+    assert not server.directory.exists()
+
+
+def test_mysql_database_is_dropped_from_under_an_open_transaction(mysql: MySQL) -> None:
+    url = mysql.create_database()
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (n int)"))
+        connection.execute(sqlalchemy.text("INSERT INTO t VALUES (1)"))
+        mysql.drop_database(url)
+        connection.invalidate()
+    engine.dispose()
+    assert mysql.execute(f"SHOW DATABASES LIKE '{url.rpartition('/')[2]}'") == []
+
+
 _STARTS_A_SERVER_AND_IS_KILLED = """
 import importlib.util, os, signal, sys
 spec = importlib.util.spec_from_file_location("tests", sys.argv[1], submodule_search_locations=[os.path.dirname(sys.argv[1])])
 sys.modules["tests"] = importlib.util.module_from_spec(spec)
-from tests.servers import PostgreSQL, ZooKeeper
-for server in (ZooKeeper().start(), PostgreSQL().start()):
+from tests.servers import MySQL, PostgreSQL, ZooKeeper
+for server in (ZooKeeper().start(), PostgreSQL().start(), MySQL().start()):
     print(server.pid, server.directory, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_servers_of_a_killed_process_end_soon(zookeeper: ZooKeeper, postgresql: PostgreSQL) -> None:
+def test_servers_of_a_killed_process_end_soon(
+    zookeeper: ZooKeeper, postgresql: PostgreSQL, mysql: MySQL
+) -> None:
     package = pathlib.Path(__file__).parents[1] / "__init__.py"
     victim = subprocess.run(
         [sys.executable, "-c", _STARTS_A_SERVER_AND_IS_KILLED, str(package)],
@@ -146,7 +176,7 @@ def test_servers_of_a_killed_process_end_soon(zookeeper: ZooKeeper, postgresql: 
     )
     assert victim.returncode == -signal.SIGKILL
     servers = [line.split() for line in victim.stdout.splitlines()]
-    assert len(servers) == 2
+    assert len(servers) == 3
     for pid, directory in servers:
         wait_until(lambda pid=pid: start_mark(int(pid)) is None, what=f"server {pid} to end")
         wait_until(

@@ -1,11 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of ZooKeeper: several hosts, a path, options."""
+"""What is read from a store's address."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from lazy_engine.address import kind_of, zookeeper_conf
+import pytest
+from taskflow.persistence import backends
+
+from lazy_engine import errors
+from lazy_engine.address import configuration, kind_of, zookeeper_conf
+
+
+@pytest.mark.parametrize(
+    "persistence",
+    [
+        "dir:///var/lib/my%20flows",
+        "file:///var/lib/my%20flows",
+        "dir://?path=/var/lib/my%20flows",
+        {"connection": "dir", "path": "/var/lib/my flows"},
+        {"connection": "dir:///elsewhere", "path": "/var/lib/my flows"},
+        {"connection": "dir:///var/lib/my%20flows", "max_cache_size": 10},
+    ],
+)
+def test_path_of_a_directory_is_what_its_backend_gets(persistence: Any) -> None:
+    conf = configuration(persistence)
+    assert backends.fetch(conf).path == "/var/lib/my flows"
+
+
+@pytest.mark.parametrize("persistence", ["dir:", "dir://", "dir", "dir://var/lib/flows"])
+def test_directory_without_a_path_is_refused(persistence: str) -> None:
+    with pytest.raises(errors.UnsupportedBackend, match="dir:///path"):
+        configuration(persistence)
+
+
+@pytest.mark.parametrize(
+    "persistence", ["sqlite:////a/b.db", "postgresql+psycopg://me@host/flows?sslmode=require"]
+)
+def test_other_addresses_are_left_as_they_are(persistence: str) -> None:
+    assert configuration(persistence) == {"connection": persistence}
+
+
+def test_configuration_that_was_given_is_not_changed() -> None:
+    given = {"connection": "dir:///a"}
+    configuration(given)
+    assert given == {"connection": "dir:///a"}
 
 
 @pytest.mark.parametrize(
@@ -37,9 +76,20 @@ def test_kind_stands_before_the_first_colon_or_plus(address: str, kind: str) -> 
     ],
 )
 def test_hosts_path_and_options_are_read(address: str, conf: dict[str, object]) -> None:
-    assert zookeeper_conf(address) == conf
+    found = zookeeper_conf(address)
+    assert found.pop("connection_retry")["max_delay"] == 5.0
+    assert found == conf
 
 
 def test_address_without_a_host_is_refused() -> None:
     with pytest.raises(ValueError, match="names no host"):
         zookeeper_conf("zookeeper:///flows")
+
+
+def test_configuration_of_a_zookeeper_is_completed_and_keeps_what_it_says() -> None:
+    given = {"connection": "zookeeper://one/flows", "path": "/elsewhere"}
+    found = configuration(given)
+    assert (found["connection"], found["hosts"]) == ("zookeeper", "one")
+    assert found["path"] == "/elsewhere"
+    plain = {"connection": "zookeeper", "hosts": "one"}
+    assert configuration(plain) == plain

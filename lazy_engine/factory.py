@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes flows with their factories, and says what is wrong with one.
+
+How a factory is named and stored is TaskFlow's own
+(``taskflow.engines.save_factory_details``, taskflow 6.5); only the words in
+which it is refused differ.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import taskflow.engines
+from oslo_utils import reflection
+from taskflow import flow as taskflow_flow
+from taskflow import task as taskflow_task
+from taskflow.persistence import models
+
+from lazy_engine import errors
+from lazy_engine.ledger import Ledger
+
+
+def remember(
+    detail: models.FlowDetail,
+    factory: str | Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Write into a flow detail how its flow is made; make and return the flow.
+
+    :raises ImportError: the factory cannot be imported by its name.
+    :raises ValueError: it has none, or makes no flow.
+    """
+    name = factory if isinstance(factory, str) else _name_of(factory)
+    flow = _make(name, args, kwargs)
+    taskflow.engines.save_factory_details(detail, name, args, kwargs)
+    return flow
+
+
+def make_stored(detail: models.FlowDetail, ledger: Ledger) -> Any:
+    """Make the flow of a stored flow detail.
+
+    :raises FlowIncident: it cannot be made; that is written on the flow.
+    """
+    lead = f"flow {detail.uuid} ({detail.name})"
+    made_by = (detail.meta or {}).get("factory")
+    if made_by is None:
+        message = (
+            f"{lead} has no factory that could make it: run it where its code is, with"
+            " Client.resume(uuid, flow=...)"
+        )
+        raise _incident(detail.uuid, "no factory", message, ledger)
+    try:
+        return _make(made_by["name"], made_by.get("args") or (), made_by.get("kwargs") or {})
+    except Exception as error:
+        message = (
+            f"{lead} cannot be made by its factory {made_by.get('name')!r}:"
+            f" {type(error).__name__}: {error}; the flow is kept as it is: mend the code, then"
+            f" Client.resume() or 'lazy-engine resume {detail.uuid}'"
+        )
+        raise _incident(detail.uuid, "factory failed", message, ledger) from error
+
+
+def _incident(flow_uuid: str, kind: str, message: str, ledger: Ledger) -> errors.FlowIncident:
+    ledger.note_incident(flow_uuid, kind, message)
+    return errors.FlowIncident(message, flow_uuid=flow_uuid)
+
+
+def _name_of(factory: Any) -> str:
+    if not callable(factory):
+        raise ValueError(
+            f"a flow factory is a function or its import path (module.function), not {factory!r}"
+        )
+    name = str(reflection.get_callable_name(factory))
+    try:
+        is_there = _find(name) is factory
+    except ImportError:
+        is_there = False
+    if not is_there:
+        raise ValueError(
+            f"the flow factory {name} cannot be found again by that name, and a flow that parks"
+            " is made anew when it goes on: give a function at the top of a module"
+        )
+    return name
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.rpartition(".")
+    why = "that is no import path"
+    if module_name and function_name:
+        try:
+            found = getattr(importlib.import_module(module_name), function_name, None)
+        except ImportError as error:
+            raise _not_imported(name, str(error)) from error
+        if callable(found):
+            return found  # type: ignore[no-any-return]  # whatever it is, it can be called
+        why = f"module {module_name!r} has no function {function_name!r}"
+    raise _not_imported(name, why)
+
+
+def _not_imported(name: str, why: str) -> ImportError:
+    return ImportError(
+        f"cannot import the flow factory {name!r}: {why}; give the import path of a function at"
+        " the top of a module (module.function) that this process can import"
+    )
+
+
+def _make(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    flow = _find(name)(*args, **kwargs)
+    if not isinstance(flow, (taskflow_flow.Flow, taskflow_task.Task)):
+        raise ValueError(f"the flow factory {name!r} returned a {type(flow).__name__}, not a flow")
+    return flow

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQL ledger's side of time: timers, heartbeats, lost doorbells, cancelling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from lazy_engine import rules, terms
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger.desk import may_still_open
+from lazy_engine.ledger.sql_book import SqlBook
+from lazy_engine.token import DelayKey
+
+
+class SqlWatch(SqlBook):
+    """Finds what is due, and sees to it flow by flow."""
+
+    def due(self, limit: int) -> Sequence[str]:
+        flows, delays = self._flows, self._tables.delays
+
+        def work(connection: sa.Connection) -> Sequence[str]:
+            now = self._now_in(connection)
+            found: dict[str, None] = {}
+            for table in (delays, flows):
+                at = table.c.due_at if table is delays else table.c.check_at
+                rows = connection.execute(
+                    sa.select(table.c.flow_uuid).where(at <= now).order_by(at).limit(limit)
+                )
+                found.update(dict.fromkeys(rows.scalars()))
+            return list(found)
+
+        return self._transactor.read(work)
+
+    def next_due_at(self) -> int | None:
+        flows, delays = self._flows, self._tables.delays
+
+        def work(connection: sa.Connection) -> int | None:
+            queries = (
+                sa.select(sa.func.min(delays.c.due_at)).where(delays.c.due_at.is_not(None)),
+                sa.select(sa.func.min(flows.c.check_at)).where(flows.c.check_at.is_not(None)),
+            )
+            found = [connection.execute(query).scalar_one() for query in queries]
+            return min((at for at in found if at is not None), default=None)
+
+        return self._transactor.read(work)
+
+    def tend(self, flow_uuid: str, *, rings: bool) -> r.Tended | None:
+        def work(connection: sa.Connection) -> r.Tended | None:
+            record, now = self._lock(connection, flow_uuid)
+            if record is None:
+                return None
+            after, fired = self._fire(connection, record, now)
+            has_news = any(f.has_outcome or f.wants_probe for f in fired)
+            after, wants_owner = rules.tend(after, now, has_news=has_news, rings=rings)
+            self._change(connection, record, after)
+            return r.Tended(record=after, wants_owner=wants_owner, fired=fired)
+
+        return self._transactor.write(work)
+
+    def heartbeat(
+        self, key: DelayKey, *, progress: float | None, details_text: str | None
+    ) -> r.Beat | None:
+        def work(connection: sa.Connection) -> r.Beat | None:
+            record, now = self._lock(connection, key.flow_uuid)
+            if record is None:
+                return None
+            if rules.is_over(record) or rules.is_cancelled(record):
+                return r.Beat(is_wanted=False)
+            found = self._delays.find(connection, [key])
+            if not found:
+                states = self._details.atom_states(connection, {key.atom_uuid})
+                return r.Beat(is_wanted=may_still_open(key, states.get(key.atom_uuid)))
+            (delay,) = found
+            if not delay.is_open:
+                return r.Beat(is_wanted=False)
+            beaten = dataclasses.replace(
+                terms.beat(delay, now),
+                progress=delay.progress if progress is None else progress,
+                progress_text=delay.progress_text if details_text is None else details_text,
+            )
+            self._delays.write(connection, [beaten])
+            if progress is not None and record.owner is None:
+                # Nobody has the details in memory whose next commit this
+                # could undo; whoever parked it last must read them anew.
+                self._details.write_progress(connection, key.atom_uuid, beaten)
+                self._change(
+                    connection, record, dataclasses.replace(record, epoch=record.epoch + 1)
+                )
+            return r.Beat(is_wanted=True)
+
+        return self._transactor.write(work)
+
+    def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
+        def work(connection: sa.Connection) -> r.Cancelled | None:
+            record, now = self._lock(connection, flow_uuid)
+            if record is None:
+                return None
+            if rules.is_over(record) or rules.is_cancelled(record):
+                return r.Cancelled(record=record, is_new=False, must_ring=False)
+            after = dataclasses.replace(
+                record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
+            )
+            must_ring = rules.may_ring(after, now)
+            if must_ring:
+                after = rules.ring(after, now) if rings else rules.leave_to_watchdog(after, now)
+            self._delays.cancel_open(connection, flow_uuid, now)
+            self._change(connection, record, after)
+            return r.Cancelled(record=after, is_new=True, must_ring=must_ring and rings)
+
+        return self._transactor.write(work)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lazy_engine.testing`` finds out what is broken, and numbers what is durable."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lazy_engine import Client
+from lazy_engine.testing import CrashReport, CrashTest, Crew
+from tests.faults import broken
+
+pytestmark = pytest.mark.fault
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    with Crew() as crew:
+        yield crew
+
+
+@pytest.fixture
+def killed(sqlite_url: str, tmp_path: pathlib.Path, crew: Crew) -> Callable[..., CrashReport]:
+    Client({"connection": sqlite_url}).backend.close()
+
+    def kill_everywhere(scenario: object) -> CrashReport:
+        test = CrashTest(scenario, persistence=sqlite_url, directory=tmp_path, crew=crew)
+        return test.run()
+
+    return kill_everywhere
+
+
+@pytest.mark.parametrize(
+    ("scenario", "complaint"),
+    [
+        (broken.new_attempt_after_a_crash, "executed, as would not have happened"),
+        (broken.random_ids, "another id or token after re-execution"),
+        (broken.early_outcomes_overlooked, "executed again"),
+        (broken.absorbed_in_a_second_transaction, "ended with status 1"),
+        (broken.believed_delivered, "ended with status 1"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_is_broken_is_found_out(
+    killed: Callable[..., CrashReport], scenario: object, complaint: str
+) -> None:
+    report = killed(scenario)
+    assert complaint in str(report)
+    assert len(report.problems) < len(report.points), "broken with any crash, wherever"
+
+
+def test_only_commits_that_write_are_numbered(killed: Callable[..., CrashReport]) -> None:
+    points = killed(broken.stored_twice).points
+    assert [(point.number, point.side, point.write) for point in points] == [
+        (1, "before", "commit lazy_flows, logbooks, flowdetails"),
+        (1, "after", "commit lazy_flows, logbooks, flowdetails"),
+        (2, "before", "commit lazy_delays"),
+        (2, "after", "commit lazy_delays"),
+    ]
+
+
+def test_a_scenario_that_fails_without_a_crash_is_no_scenario(
+    killed: Callable[..., CrashReport],
+) -> None:
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        killed(broken.fails_anyway)
