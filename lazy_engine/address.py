@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of stores, completed by what TaskFlow leaves unread in them."""
+"""Addresses of stores and boards, completed by what TaskFlow leaves unread in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,44 @@ from typing import Any, Final
 
 from lazy_engine import errors
 
+ZOOKEEPER: Final = "zookeeper"
+
 _DIRECTORIES: Final = ("dir", "file")
+
+#: How a lost ZooKeeper is looked for. Kazoo's own pauses double up to an hour,
+#: for which a conductor would go on missing a server that is back.
+_CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
+
+
+def kind_of(address: str) -> str:
+    """Return what stands before ``://``, or before the first ``+`` of it."""
+    return address.partition(":")[0].partition("+")[0]
+
+
+def zookeeper_conf(address: str) -> dict[str, Any]:
+    """Return TaskFlow's configuration for ``zookeeper://host:port[,…]/path?name=value``.
+
+    It is read here, since TaskFlow takes neither hosts nor path from an
+    address. ``check_compatible`` is off unless it is asked for: TaskFlow's
+    check needs a four letter word that ZooKeeper's own default forbids.
+
+    :returns: ``hosts``, ``path`` (unless it is left out), ``check_compatible``,
+        ``connection_retry``, and what stands after the question mark.
+    :raises ValueError: it names no host.
+    """
+    place, _, query = address.partition("://")[2].partition("?")
+    hosts, slash, path = place.partition("/")
+    if not hosts:
+        raise ValueError("it names no host: zookeeper://host:port/path")
+    conf: dict[str, Any] = {
+        "hosts": hosts,
+        "check_compatible": False,
+        "connection_retry": dict(_CONNECTION_RETRY),
+    }
+    if path.rstrip("/"):
+        conf["path"] = slash + path.rstrip("/")
+    conf.update(urllib.parse.parse_qsl(query))
+    return conf
 
 
 def configuration(persistence: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -18,13 +55,17 @@ def configuration(persistence: str | Mapping[str, Any]) -> dict[str, Any]:
     TaskFlow (6.5, ``utils/misc.py``, ``merge_uri``) reads everything of an
     address but its path. That of a directory is its path:
     ``dir:///var/lib/flows`` is what TaskFlow wants as
-    ``{"connection": "dir", "path": "/var/lib/flows"}``.
+    ``{"connection": "dir", "path": "/var/lib/flows"}``. For ZooKeeper see
+    :func:`zookeeper_conf`.
 
     :param persistence: an address, or a configuration with one.
     :raises UnsupportedBackend: a directory that has no path, or a host.
+    :raises ValueError: a ZooKeeper without a host.
     """
     conf = {"connection": persistence} if isinstance(persistence, str) else dict(persistence)
     connection = str(conf.get("connection", ""))
+    if kind_of(connection) == ZOOKEEPER and "://" in connection:
+        return {**zookeeper_conf(connection), **conf, "connection": ZOOKEEPER}
     if connection.partition(":")[0] not in _DIRECTORIES or conf.get("path"):
         return conf
     parts = urllib.parse.urlsplit(connection)

@@ -547,6 +547,7 @@ def open_backend(persistence: Any) -> Any:
 
     :raises UnsupportedBackend: a memory configuration, or none at all.
     :raises StoreUnavailable: the store cannot be reached.
+    :raises ValueError: the address cannot be read.
     """
     if not isinstance(persistence, (dict, str)):
         if not hasattr(persistence, "get_connection"):
@@ -573,8 +574,8 @@ def open_backend(persistence: Any) -> Any:
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
             f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
-            " dir:///path/to/flows, postgresql+psycopg://user@host/database or"
-            " mysql+pymysql://user@host/database"
+            " dir:///path/to/flows, postgresql+psycopg://user@host/database,"
+            " mysql+pymysql://user@host/database or zookeeper://host:port/path"
         ) from error
     except ImportError as error:
         raise errors.UnsupportedBackend(

@@ -9,6 +9,7 @@ change. Written against taskflow 6.5.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -73,6 +74,15 @@ def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> mod
             for (result, _), (_, failures) in zip(stored or (), detail.results, strict=True)
         ]
     return detail
+
+
+def zookeeper_client(backend: Any) -> Any:
+    """Return the kazoo client of TaskFlow's ZooKeeper backend, started.
+
+    :raises taskflow.exceptions.StorageFailure: no server answers.
+    """
+    with contextlib.closing(backend.get_connection()):  # which starts the client
+        return backend._client
 
 
 class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow has no types

@@ -148,6 +148,12 @@ def dir_url(tmp_path: pathlib.Path) -> str:
 
 
 @pytest.fixture
+def zookeeper_url(zookeeper: ZooKeeper, jobboard_path: str) -> str:
+    """The address of a store without anything in it, removed after the test."""
+    return f"zookeeper://{zookeeper.hosts}{jobboard_path}/store"
+
+
+@pytest.fixture
 def jobboard_path(zookeeper: ZooKeeper) -> Iterator[str]:
     """A path of its own in the shared ZooKeeper, removed with all below it after the test."""
     from kazoo.client import KazooClient

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,8 +22,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from lazy_engine import cli, rules
 from lazy_engine.cli import exit_code
-from lazy_engine.ledger import GUARANTEES, sql_schema
+from lazy_engine.ledger import GUARANTEES, record, sql_schema, zookeeper_node
 from lazy_engine.ledger.directory_detail import redo_table
+from lazy_engine.token import DelayKey
 
 #: Widest column, in characters, for builders that care.
 _WIDEST = 60
@@ -97,15 +99,58 @@ class FinalStates(CodeDirective):
         return [items]
 
 
-class LedgerTable(CodeDirective):
+class MeaningsDirective(CodeDirective):
+    """A directive whose content has a line ``name: meaning`` for every name."""
+
+    required_arguments = 1
+    has_content = True
+
+    def meanings(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the meanings by name; missing or surplus ones fail the build."""
+        pairs = (line.partition(":") for line in self.content if line.strip())
+        found = {name.strip(): meaning.strip() for name, _, meaning in pairs}
+        if wrong := set(names) ^ set(found):
+            raise self.error(f"{self.arguments[0]}: names and meanings differ in {sorted(wrong)}")
+        return found
+
+    def paragraph(self, meaning: str) -> nodes.paragraph:
+        """Return a meaning as a paragraph."""
+        parsed, messages = self.parse_inline(meaning)
+        return nodes.paragraph("", "", *parsed, *messages)
+
+
+class LedgerNode(MeaningsDirective):
+    """List the fields of a znode: ``flow`` or ``delay``. Content as for a table."""
+
+    def run(self) -> list[nodes.Node]:
+        key = DelayKey(flow_uuid="", atom_uuid="", kind="", attempt=1)
+        samples = {
+            "flow": zookeeper_node.encode_flow(
+                zookeeper_node.FlowNode(record=record.FlowRecord(flow_uuid="", flow_name=""))
+            ),
+            "delay": zookeeper_node.encode_delay(record.DelayRecord(key=key, task_name="")),
+        }
+        if self.arguments[0] not in samples:
+            raise self.error(f"the ledger has no znode {self.arguments[0]!r}")
+        names = list(json.loads(samples[self.arguments[0]]))
+        meanings = self.meanings(names)
+        rows = [(nodes.literal("", name), self.paragraph(meanings[name])) for name in names]
+        return [table(("Field", "Meaning"), rows)]
+
+
+class ZookeeperLayout(CodeDirective):
+    """Say which version the znodes have."""
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.paragraph("", f"This is layout {zookeeper_node.LAYOUT}.")]
+
+
+class LedgerTable(MeaningsDirective):
     """List the columns of one ``lazy_*`` table.
 
     Argument: the table's name. Content: a line ``column: meaning`` for every
     column; a missing or surplus one fails the build.
     """
-
-    required_arguments = 1
-    has_content = True
 
     def run(self) -> list[nodes.Node]:
         own = sql_schema.build("sqlite").own
@@ -113,25 +158,17 @@ class LedgerTable(CodeDirective):
         found = own.tables.get(self.arguments[0])
         if found is None:
             raise self.error(f"the ledger has no table {self.arguments[0]!r}")
-        meanings = self._meanings()
-        names = [column.name for column in found.columns]
-        if wrong := set(names) ^ set(meanings):
-            raise self.error(f"{found.name}: columns and meanings differ in {sorted(wrong)}")
+        meanings = self.meanings(column.name for column in found.columns)
         rows = [self._cells(column, meanings[column.name]) for column in found.columns]
         return [table(("Column", "Type", "Null", "Meaning"), rows), *self._indexes(found)]
 
-    def _meanings(self) -> dict[str, str]:
-        pairs = (line.partition(":") for line in self.content if line.strip())
-        return {name.strip(): meaning.strip() for name, _, meaning in pairs}
-
     def _cells(self, column: sa.Column[Any], meaning: str) -> list[nodes.Node | str]:
-        parsed, messages = self.parse_inline(meaning)
         name = nodes.literal("", column.name)
         return [
             nodes.strong("", "", name) if column.primary_key else name,
             nodes.literal("", str(column.type)),
             "yes" if column.nullable else "",
-            nodes.paragraph("", "", *parsed, *messages),
+            self.paragraph(meaning),
         ]
 
     def _indexes(self, found: sa.Table) -> list[nodes.Node]:
@@ -178,13 +215,25 @@ class StoreGuarantees(CodeDirective):
             raise self.error(f"stores and addresses differ in {sorted(wrong)}")
         rows = []
         for name, promised in GUARANTEES.items():
-            facts = (promised.is_durable, promised.is_shared, promised.needs_json)
+            facts = (
+                promised.is_durable,
+                promised.is_shared,
+                promised.needs_json,
+                promised.has_clock,
+            )
             parsed, messages = self.parse_inline(schemes[name])
             words = nodes.paragraph("", "", *parsed, *messages)
             rows.append(
                 (nodes.literal("", name), words, *("yes" if fact else "no" for fact in facts))
             )
-        heads = ("Store", "Address", "Outlives the process", "Other processes see it", "JSON alone")
+        heads = (
+            "Store",
+            "Address",
+            "Outlives the process",
+            "Other processes see it",
+            "JSON alone",
+            "One clock for all",
+        )
         return [table(heads, rows)]
 
 
@@ -225,6 +274,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("lazy-flow-transitions", FlowTransitions)
     app.add_directive("lazy-final-states", FinalStates)
     app.add_directive("lazy-ledger-table", LedgerTable)
+    app.add_directive("lazy-ledger-node", LedgerNode)
+    app.add_directive("lazy-znode-layout", ZookeeperLayout)
     app.add_directive("lazy-host-indexes", HostIndexes)
     app.add_directive("lazy-schema-version", SchemaVersion)
     app.add_directive("lazy-store-guarantees", StoreGuarantees)

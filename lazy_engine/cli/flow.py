@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import time
+from typing import Final
 
 from taskflow import states
 
@@ -11,8 +13,11 @@ from lazy_engine.cli import argument, parser
 from lazy_engine.cli.exit_code import ExitCode
 from lazy_engine.cli.output import Output, printable
 from lazy_engine.cli.session import Session
+from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
 from lazy_engine.view import FlowView
+
+_RETRY_SECONDS: Final = 0.5
 
 
 def add(commands: parser.Commands) -> None:
@@ -26,6 +31,13 @@ def add(commands: parser.Commands) -> None:
         details="Ends a suspension and clears an incident. Whatever the flow prints goes to stderr.",
     )
     resume.add_argument("flow", metavar="FLOW", help="the flow's uuid")
+    resume.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="while somebody else runs it, or died doing so, try again for that long",
+    )
 
 
 def _add_submit(commands: parser.Commands) -> None:
@@ -84,10 +96,20 @@ def _resume(session: Session, arguments: argparse.Namespace) -> int:
     argument.look_in_current_directory()
     client = session.open_client()
     with session.others_code():
-        state = client.resume(arguments.flow)
+        state = _resume_patiently(client, arguments.flow, arguments.patience)
     flow = client.flow(arguments.flow)
     session.output.line(printable(_sentence(flow, state)))
     return _report(session.output, flow, state)
+
+
+def _resume_patiently(client: Client, flow_uuid: str, patience_seconds: float) -> str:
+    give_up_at = time.monotonic() + patience_seconds
+    while True:
+        state = client.resume(flow_uuid)
+        left = give_up_at - time.monotonic()
+        if state != states.RUNNING or left <= 0:
+            return state
+        time.sleep(min(_RETRY_SECONDS, left))
 
 
 def _report(output: Output, flow: FlowView, state: str) -> int:

@@ -93,7 +93,8 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--persistence",
         metavar="URL",
         help="where flows are kept: sqlite:////path/to/flows.db, dir:///path/to/flows,"
-        " postgresql+psycopg://user@host/database or mysql+pymysql://user@host/database"
+        " postgresql+psycopg://user@host/database, mysql+pymysql://user@host/database or"
+        " zookeeper://host:port[,host:port]/path"
         f" (default: ${PERSISTENCE_VARIABLE})",
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
 from lazy_engine import doorbell, errors
-from lazy_engine.address import configuration
+from lazy_engine.address import ZOOKEEPER, configuration, kind_of, zookeeper_conf
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -25,10 +25,6 @@ from lazy_engine.client import Client, open_backend
 LOG = logging.getLogger(__name__)
 
 _BOARD_NAME: Final = "lazy-engine"
-
-#: How a lost ZooKeeper is looked for. Kazoo's own pauses double up to an hour,
-#: for which a conductor would go on missing a server that is back.
-_CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
 
 
 class Session:
@@ -54,7 +50,10 @@ class Session:
     @property
     def store_name(self) -> str:
         """The store's address without its password."""
-        return _url(self._require_persistence()).render_as_string(hide_password=True)
+        address = self._require_persistence()
+        if kind_of(address) == ZOOKEEPER:
+            return board_name(address)
+        return _url(address).render_as_string(hide_password=True)
 
     def open_store(self, *, may_create: bool = False) -> Any:
         """Return the persistence backend.
@@ -65,13 +64,8 @@ class Session:
         :raises StoreUnavailable: it cannot be reached.
         """
         address = self._require_persistence()
-        url = _url(address)
-        if url.get_backend_name() == "sqlite" and not may_create:
-            _require_file(url)
-        if url.get_backend_name() in ("dir", "file") and not may_create:
-            _require_directory(address)
-        if url.get_backend_name() == "memory":
-            raise UsageError("a memory store ends with the command that made it: use sqlite")
+        if kind_of(address) != ZOOKEEPER:
+            _require_there(address, may_create=may_create)
         try:
             backend = open_backend(address)
         except ValueError as error:
@@ -144,9 +138,19 @@ def _url(address: str) -> sa.URL:
         return sa.engine.make_url(address)
     except (sa_exc.ArgumentError, ValueError) as error:
         raise UsageError(
-            "--persistence takes an address such as sqlite:////path/to/flows.db or"
-            " postgresql+psycopg://user@host/database"
+            "--persistence takes an address such as sqlite:////path/to/flows.db,"
+            " postgresql+psycopg://user@host/database or zookeeper://host:port/path"
         ) from error
+
+
+def _require_there(address: str, *, may_create: bool) -> None:
+    url = _url(address)
+    if url.get_backend_name() == "sqlite" and not may_create:
+        _require_file(url)
+    if url.get_backend_name() in ("dir", "file") and not may_create:
+        _require_directory(address)
+    if url.get_backend_name() == "memory":
+        raise UsageError("a memory store ends with the command that made it: use sqlite")
 
 
 def _require_file(url: sa.URL) -> None:
@@ -170,35 +174,21 @@ def _require_directory(address: str) -> None:
 def board_conf(address: str) -> dict[str, Any]:
     """Return TaskFlow's configuration for a job board's address.
 
-    ZooKeeper's is read here, since TaskFlow takes only one host from an
-    address. ``check_compatible`` is off unless it is asked for: TaskFlow's
-    check needs a four letter word that ZooKeeper's own default forbids.
-
     :raises UsageError: it is no address.
     """
-    kind, separator, rest = address.partition("://")
+    kind, separator, _ = address.partition("://")
     if not separator or not kind:
         raise UsageError("--jobboard takes an address such as zookeeper://host:port/path")
-    if kind != "zookeeper":
+    if kind != ZOOKEEPER:
         return {"board": address}
-    place, _, query = rest.partition("?")
-    hosts, slash, path = place.partition("/")
-    if not hosts:
-        raise UsageError("--jobboard names no host: zookeeper://host:port/path")
-    conf: dict[str, Any] = {
-        "board": kind,
-        "hosts": hosts,
-        "check_compatible": False,
-        "connection_retry": dict(_CONNECTION_RETRY),
-    }
-    if path.rstrip("/"):
-        conf["path"] = slash + path.rstrip("/")
-    conf.update(urllib.parse.parse_qsl(query))
-    return conf
+    try:
+        return {"board": kind, **zookeeper_conf(address)}
+    except ValueError as error:
+        raise UsageError(f"--jobboard: {error}") from error
 
 
 def board_name(address: str) -> str:
-    """Return a job board's address without password and options."""
+    """Return a job board's or a store's address without password and options."""
     kind, _, rest = address.partition("://")
     return f"{kind}://{rest.partition('?')[0].rpartition('@')[2]}"
 

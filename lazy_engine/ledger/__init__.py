@@ -78,6 +78,12 @@ def _open_directory(backend: Any) -> Ledger:
     return directory.open_ledger(backend)
 
 
+def _open_zookeeper(backend: Any) -> Ledger:
+    from lazy_engine.ledger import zookeeper
+
+    return zookeeper.open_ledger(backend)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
     """One kind of store.
@@ -97,6 +103,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "MemoryBackend": _Kind(open=_open_memory),
     "SQLAlchemyBackend": _Kind(open=_open_sql, require=_require_sql, alone=_alone_sql),
     "DirBackend": _Kind(open=_open_directory),
+    "ZkBackend": _Kind(open=_open_zookeeper),
 }
 
 
@@ -147,15 +154,17 @@ def _root_of(error: BaseException) -> BaseException:
 
 
 def _upgrade_host(backend: Any) -> None:
-    for pause_seconds in (*_UPGRADE_PAUSES_SECONDS, None):
-        try:
-            with contextlib.closing(backend.get_connection()) as connection:
+    # To connect is tried once: TaskFlow's ZooKeeper backend takes 15 seconds
+    # over a server that is not there.
+    with contextlib.closing(backend.get_connection()) as connection:
+        for pause_seconds in (*_UPGRADE_PAUSES_SECONDS, None):
+            try:
                 connection.upgrade()
-        except taskflow_exceptions.StorageFailure:
-            # Two processes that make TaskFlow's tables at the same moment
-            # stand in each other's way; the one that comes second finds them.
-            if pause_seconds is None:
-                raise
-            time.sleep(pause_seconds)
-        else:
-            return
+            except taskflow_exceptions.StorageFailure:
+                # Two processes that make TaskFlow's tables at the same moment
+                # stand in each other's way; the one that comes second finds them.
+                if pause_seconds is None:
+                    raise
+                time.sleep(pause_seconds)
+            else:
+                return

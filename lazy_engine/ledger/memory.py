@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
-from lazy_engine import errors, outcome, rules, terms
+from lazy_engine import errors, outcome, rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import turn
 from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
@@ -176,7 +177,8 @@ class MemoryLedger(MemoryWatch):
             if refused := changes.answered(self._unabsorbed(lease.flow_uuid, with_early=True)):
                 return r.Committed(pulse=lease.pulse, refused=refused)
             self._write_details(changes)
-            self._apply(lease.flow_uuid, changes, now)
+            delays = self._delays.setdefault(lease.flow_uuid, {})
+            turn.apply(delays, changes, now)
             expires_at = now + int(lease.seconds * 1e6)
             record = dataclasses.replace(
                 record,
@@ -195,7 +197,7 @@ class MemoryLedger(MemoryWatch):
             )
             if ending is not None and has_ended:
                 if ending.is_final:
-                    self._close_all(lease.flow_uuid, now)
+                    turn.close_all(delays, now)
                 self._close_in_vain(lease.flow_uuid, now)
                 left = bool(self._unabsorbed(lease.flow_uuid, with_early=True))
                 record = rules.parked(record, ending, now, has_arrivals=left)
@@ -215,50 +217,15 @@ class MemoryLedger(MemoryWatch):
         with self._connection() as connection:
             connection.update_flow_details(detail, ignore_missing=True)
 
-    def _apply(self, flow_uuid: str, changes: r.Changes, now: int) -> None:
-        delays = self._delays.setdefault(flow_uuid, {})
-        for opening in changes.opened:
-            opened = opening.open(now)
-            early = delays.get(opening.key)
-            delays[opening.key] = opened if early is None else opened.after(early)
-        for key in changes.absorbed:
-            delay = delays[key]
-            delays[key] = dataclasses.replace(
-                delay, absorbed_at=now, opened_at=delay.opened_at or now
-            )
-        self._close(flow_uuid, changes.closed, now)
-        for probing in changes.probed:
-            delay = delays[probing.key]
-            if delay.is_open:
-                delays[probing.key] = terms.probed(delay, now, probing.state_text)
-
-    def _close(self, flow_uuid: str, closings: Iterable[r.DelayClosing], now: int) -> None:
-        delays = self._delays.setdefault(flow_uuid, {})
-        for closing in closings:
-            for key, delay in delays.items():
-                if (
-                    (key.atom_uuid, key.kind) == (closing.atom_uuid, closing.kind)
-                    and key.attempt <= closing.up_to_attempt
-                    and delay.closed_at is None
-                ):
-                    delays[key] = dataclasses.replace(
-                        delay, closed_at=now, close_reason=closing.reason
-                    )
-
     def _close_in_vain(self, flow_uuid: str, now: int) -> None:
         came = self._unabsorbed(flow_uuid, with_early=True)
         if early := [delay for delay in came if delay.opened_at is None]:
-            self._close(flow_uuid, closings_in_vain(early, self._stored_atoms(flow_uuid)), now)
+            closings = closings_in_vain(early, self._stored_atoms(flow_uuid))
+            turn.close(self._delays[flow_uuid], closings, now)
 
     def _stored_atoms(self, flow_uuid: str) -> dict[str, tuple[str, str | None, Any]]:
         detail = self.detail(flow_uuid)
         return {atom.uuid: (atom.name, atom.state, atom.meta) for atom in detail or ()}
-
-    def _close_all(self, flow_uuid: str, now: int) -> None:
-        delays = self._delays.setdefault(flow_uuid, {})
-        for key, delay in delays.items():
-            if delay.closed_at is None:
-                delays[key] = dataclasses.replace(delay, closed_at=now, close_reason=r.CLOSED_ENDED)
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         with self._lock:

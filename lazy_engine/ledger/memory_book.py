@@ -15,6 +15,7 @@ from taskflow.persistence import models
 
 from lazy_engine import host
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import turn
 from lazy_engine.token import DelayKey
 
 
@@ -48,12 +49,7 @@ class MemoryBook:
             return record
 
     def _unabsorbed(self, flow_uuid: str, *, with_early: bool) -> list[r.DelayRecord]:
-        found = [
-            delay
-            for delay in self._delays.get(flow_uuid, {}).values()
-            if delay.is_unabsorbed and (with_early or delay.opened_at is not None)
-        ]
-        return sorted(found, key=lambda delay: delay.arrival_number or 0)
+        return turn.unabsorbed(self._delays.get(flow_uuid, {}).values(), with_early=with_early)
 
     def detail(self, flow_uuid: str) -> models.FlowDetail | None:
         with self._connection() as connection:

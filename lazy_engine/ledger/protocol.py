@@ -25,16 +25,21 @@ MAX_OUTCOME_BYTES: Final = 1024 * 1024
 class Guarantees:
     """What a kind of store promises; the one test suite selects by it.
 
-    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, ``"mysql"``, ``"dir"``.
+    :ivar store: ``"memory"``, ``"sqlite"``, ``"postgresql"``, ``"mysql"``, ``"dir"``,
+        ``"zookeeper"``.
     :ivar needs_json: outcomes and results must be JSON.
     :ivar is_durable: what is committed outlives the process.
     :ivar is_shared: other processes see it.
+    :ivar has_clock: leases are timed by one clock for all; without one each
+        observer takes over only what it has itself seen unchanged for a whole
+        lease.
     """
 
     store: str
     needs_json: bool
     is_durable: bool
     is_shared: bool
+    has_clock: bool = True
 
 
 #: The kinds of stores, by name.
@@ -44,6 +49,9 @@ GUARANTEES: Final[Mapping[str, Guarantees]] = {
     "dir": Guarantees(store="dir", needs_json=True, is_durable=True, is_shared=True),
     "postgresql": Guarantees(store="postgresql", needs_json=True, is_durable=True, is_shared=True),
     "mysql": Guarantees(store="mysql", needs_json=True, is_durable=True, is_shared=True),
+    "zookeeper": Guarantees(
+        store="zookeeper", needs_json=True, is_durable=True, is_shared=True, has_clock=False
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from taskflow.persistence import models
 from lazy_engine import errors, host, incident
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import storable
 from lazy_engine.ledger.sql_schema import Tables
 
 
@@ -230,10 +231,13 @@ class DetailRows:
     def _encode(self, change: r.AtomChange, columns: Iterable[str]) -> dict[str, Any]:
         detail = change.detail
         readers: Mapping[str, Callable[[], Any]] = {
-            "results": lambda: self._results(detail),
-            "failure": lambda: detail.failure and self._storable(detail.failure.to_dict()),
+            "results": lambda: storable.results(detail, self.dumps),
+            "failure": lambda: (
+                detail.failure and storable.failure(detail.failure.to_dict(), self.dumps)
+            ),
             "revert_failure": lambda: (
-                detail.revert_failure and self._storable(detail.revert_failure.to_dict())
+                detail.revert_failure
+                and storable.failure(detail.revert_failure.to_dict(), self.dumps)
             ),
         }
         row: dict[str, Any] = {}
@@ -246,29 +250,6 @@ class DetailRows:
                 value = ".".join(str(part) for part in value)
             row[name] = self.dumps(value) if name in self.JSON_COLUMNS else value
         return row
-
-    def _results(self, detail: models.AtomDetail) -> Any:
-        results = detail.to_dict()["results"]
-        if not isinstance(detail, models.RetryDetail):
-            return results
-        return [
-            (result, {name: self._storable(failure) for name, failure in failures.items()})
-            for result, failures in results
-        ]
-
-    def _storable(self, failure: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a failure's dictionary without arguments that cannot be JSON here.
-
-        An exception may hold anything. Its task has failed in any case, and a
-        turn that can never be committed would be run again for ever.
-        """
-        try:
-            self.dumps(failure["exc_args"])
-            arguments = failure["exc_args"]
-        except (TypeError, ValueError, RecursionError):
-            arguments = ()
-        causes = [self._storable(cause) for cause in failure["causes"]]
-        return {**failure, "exc_args": arguments, "causes": causes}
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
         """Delete a flow's details, and its logbook if nothing else is in it."""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from taskflow.persistence import backends
 
 from lazy_engine import ledger
+from lazy_engine.client import open_backend
 from tests.contract.stored import (
     LEDGER_TABLES,
     SERVERS,
@@ -19,7 +20,6 @@ from tests.contract.stored import (
     Flow,
     Store,
     make_flow,
-    open_backend,
 )
 
 

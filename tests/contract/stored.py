@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from kazoo import exceptions as kazoo_exceptions
 from taskflow import states
-from taskflow.persistence import backends, models
+from taskflow.persistence import models
 
-from lazy_engine import ledger
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger import record as r
@@ -27,7 +27,7 @@ from lazy_engine.terms import Terms
 from lazy_engine.token import EXECUTE, DelayKey
 
 #: The backend of an engine that was loaded without one is "shared memory": it copies nothing.
-STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql", "dir")
+STORES = ("memory", "shared memory", "sqlite", "postgresql", "mysql", "dir", "zookeeper")
 SERVERS = ("postgresql", "mysql")
 LEDGER_TABLES = ("lazy_delays", "lazy_flows", "lazy_keys")
 A_LONG_LEASE = 600.0
@@ -55,12 +55,6 @@ class Store:
         """Skip where there is one process and no connection, so nothing of this can happen."""
         if not self.ledger.guarantees.is_shared:
             pytest.skip("only where other processes and connections can be lost")
-
-
-def open_backend(url: str) -> Any:
-    backend = backends.fetch({"connection": url})
-    ledger.upgrade(backend)
-    return backend
 
 
 @dataclasses.dataclass
@@ -226,8 +220,16 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
 
     :param gives_up: the store stays away, so that the ledger gives up.
     """
+    lose_answers = _lose_sql_answer if hasattr(on, "_transactor") else _lose_zookeeper_answer
+    with lose_answers(on, gives_up) as lost:
+        yield
+    assert lost
+
+
+@contextlib.contextmanager
+def _lose_sql_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
     engine = on._transactor.engine
-    lost = []
+    lost: list[bool] = []
 
     def lose(connection: sa.Connection) -> None:
         if not lost:
@@ -251,9 +253,34 @@ def answer_lost_once(on: Any, *, gives_up: bool = False) -> Iterator[None]:
     if gives_up:
         sa.event.listen(engine, "begin", refuse)
     try:
-        yield
+        yield lost
     finally:
         sa.event.remove(engine, "commit", lose)
         if gives_up:
             sa.event.remove(engine, "begin", refuse)
-    assert lost
+
+
+@contextlib.contextmanager
+def _lose_zookeeper_answer(on: Any, gives_up: bool) -> Iterator[list[bool]]:
+    connection = on._connection
+    transact, wait = connection._transact, connection._wait
+    lost: list[bool] = []
+
+    def lose(*transaction: Any) -> Any:
+        answer = transact(*transaction)
+        was_carried_out = not any(isinstance(one, Exception) for one in answer)
+        if was_carried_out and not lost:
+            lost.append(True)
+            raise kazoo_exceptions.ConnectionLoss
+        return answer
+
+    def refuse(asked: Any) -> Any:
+        if lost and gives_up:
+            raise kazoo_exceptions.ConnectionLoss
+        return wait(asked)
+
+    connection._transact, connection._wait = lose, refuse
+    try:
+        yield lost
+    finally:
+        del connection._transact, connection._wait

@@ -42,9 +42,11 @@ from taskflow.types import failure
 from taskflow.utils import persistence_utils
 
 from lazy_engine import Delay, host, rules
+from lazy_engine.client import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
+from tests.servers import ZooKeeper
 
 
 class Noop(task.Task):
@@ -604,13 +606,12 @@ def test_the_only_default_that_we_leave_to_taskflow_is_a_uuid_or_a_time() -> Non
     assert found == {"created_at", "uuid"}
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "zookeeper"])
 def test_taskflow_reads_what_the_ledger_writes(kind: str, request: pytest.FixtureRequest) -> None:
-    backend = backends.fetch({"connection": request.getfixturevalue(f"{kind}_url")})
+    backend = open_backend(request.getfixturevalue(f"{kind}_url"))
     with contextlib.closing(backend):
         from lazy_engine import ledger
 
-        ledger.upgrade(backend)
         made = taskflow.engines.load(
             linear_flow.Flow("flow").add(Noop("a"), Fails("b")),
             backend=backend,
@@ -640,17 +641,18 @@ class FailsThenWaits(task.Task):
         return Delay()
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "zookeeper"])
 def test_retry_history_that_taskflow_misreads_is_read_as_it_was_written(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     from lazy_engine import ledger
 
-    url = "memory://" if kind == "memory" else request.getfixturevalue("sqlite_url")
-    backend = backends.fetch({"connection": url})
+    backend = (
+        backends.fetch({"connection": "memory://"})
+        if kind == "memory"
+        else open_backend(request.getfixturevalue(f"{kind}_url"))
+    )
     with contextlib.closing(backend):
-        if kind != "memory":
-            ledger.upgrade(backend)
         controller = retry.ForEach(["one", "two"], "each", provides="value")
         flow = linear_flow.Flow("flow", retry=controller).add(FailsThenWaits("b"))
         made = taskflow.engines.load(flow, backend=backend, engine="lazy")
@@ -689,6 +691,19 @@ def test_saved_result_of_a_retry_controller_adds_to_its_history(sqlite_url: str)
         assert changed["b"].detail.results == "done"
         assert changed["b"].encoded_results == '"done"'
         ledger.beside(backend).close()
+
+
+def test_zookeeper_backend_has_its_client_and_starts_it_for_a_connection(
+    zookeeper: ZooKeeper,
+) -> None:
+    conf = {"connection": "zookeeper", "hosts": zookeeper.hosts, "check_compatible": False}
+    backend = backends.fetch(conf)
+    with contextlib.closing(backend):
+        assert type(backend).__name__ == "ZkBackend"
+        assert not backend._client.connected
+        client = host.zookeeper_client(backend)
+        assert client is backend._client
+        assert client.connected
 
 
 def test_zookeeper_board_has_its_client_where_host_asks_it() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,10 +17,14 @@ from typing import Any
 
 import pytest
 
+from lazy_engine import ledger
 from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import MEANINGS, ExitCode
 from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
+from lazy_engine.client import open_backend
+from lazy_engine.ledger import TakeRequest
+from lazy_engine.ledger.record import Newcomer, Taken
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -122,6 +127,39 @@ def test_init_may_be_repeated(run: Run, tmp_path: pathlib.Path) -> None:
     assert "up to date" in run("init").stdout
     assert json.loads(run("--json", "init").stdout)["store"].startswith("sqlite:///")
     assert (tmp_path / "lazy.sqlite").exists()
+
+
+def test_whole_life_of_a_flow_on_zookeeper(run: Run, zookeeper_url: str) -> None:
+    def call(*words: str) -> Any:
+        return json.loads(run(*words, "--json", LAZY_ENGINE_PERSISTENCE=zookeeper_url).stdout)
+
+    assert call("init")["store"] == zookeeper_url
+    flow_uuid = call("submit", "flows:waits", "--run")["flow_uuid"]
+    delays = call("delays", "--tokens")["delays"]
+    assert sorted(delay["task_name"] for delay in delays) == ["one", "two"]
+    for delay in delays:
+        assert call("complete", delay["token"])["disposition"] == "accepted"
+    # Its owner died on another machine; who comes anew does not know that it did.
+    with contextlib.closing(open_backend(zookeeper_url)) as backend:
+        book = ledger.beside(backend)
+        wanted = TakeRequest(
+            flow_uuid=flow_uuid,
+            owner="elsewhere/-/1/-/abcd",
+            seconds=4.0,
+            newcomer=Newcomer(flow_name="", has_factory=True, key_id=book.signing_key().key_id),
+            known=None,
+            may_rerun=False,
+            resumes=False,
+            is_dead=lambda _owner: False,
+        )
+        assert isinstance(book.take(wanted), Taken)
+    assert call("resume", flow_uuid)["state"] == "RUNNING"
+    assert call("resume", flow_uuid, "--patience", "30")["state"] == "SUCCESS"
+
+
+def test_address_of_zookeeper_without_a_host_is_wrong_use(run: Run) -> None:
+    answer = run("init", "--persistence", "zookeeper:///flows", exits=ExitCode.WRONG_USE)
+    assert "names no host" in answer.stderr
 
 
 def test_submit_prints_the_uuid_alone(run: Run) -> None:

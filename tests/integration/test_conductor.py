@@ -53,7 +53,7 @@ def running(kind: str, board: Any, persistence: Any, **options: Any) -> Iterator
         assert not thread.is_alive(), "the conductor did not stop"
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mysql", "dir"])
+@pytest.fixture(params=["sqlite", "postgresql", "mysql", "dir", "zookeeper"])
 def url(request: pytest.FixtureRequest) -> str:
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found

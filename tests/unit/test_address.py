@@ -9,7 +9,7 @@ import pytest
 from taskflow.persistence import backends
 
 from lazy_engine import errors
-from lazy_engine.address import configuration
+from lazy_engine.address import configuration, kind_of, zookeeper_conf
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,51 @@ def test_configuration_that_was_given_is_not_changed() -> None:
     given = {"connection": "dir:///a"}
     configuration(given)
     assert given == {"connection": "dir:///a"}
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("zookeeper://one:2181/flows", "zookeeper"),
+        ("postgresql+psycopg://user@host/database", "postgresql"),
+        ("sqlite:////flows.db", "sqlite"),
+        ("memory", "memory"),
+    ],
+)
+def test_kind_stands_before_the_first_colon_or_plus(address: str, kind: str) -> None:
+    assert kind_of(address) == kind
+
+
+@pytest.mark.parametrize(
+    ("address", "conf"),
+    [
+        (
+            "zookeeper://one:2181,two:2181/a/flows/",
+            {"hosts": "one:2181,two:2181", "path": "/a/flows", "check_compatible": False},
+        ),
+        ("zookeeper://one", {"hosts": "one", "check_compatible": False}),
+        ("zookeeper://one/", {"hosts": "one", "check_compatible": False}),
+        (
+            "zookeeper://one/flows?check_compatible=true&timeout=5",
+            {"hosts": "one", "path": "/flows", "check_compatible": "true", "timeout": "5"},
+        ),
+    ],
+)
+def test_hosts_path_and_options_are_read(address: str, conf: dict[str, object]) -> None:
+    found = zookeeper_conf(address)
+    assert found.pop("connection_retry")["max_delay"] == 5.0
+    assert found == conf
+
+
+def test_address_without_a_host_is_refused() -> None:
+    with pytest.raises(ValueError, match="names no host"):
+        zookeeper_conf("zookeeper:///flows")
+
+
+def test_configuration_of_a_zookeeper_is_completed_and_keeps_what_it_says() -> None:
+    given = {"connection": "zookeeper://one/flows", "path": "/elsewhere"}
+    found = configuration(given)
+    assert (found["connection"], found["hosts"]) == ("zookeeper", "one")
+    assert found["path"] == "/elsewhere"
+    plain = {"connection": "zookeeper", "hosts": "one"}
+    assert configuration(plain) == plain

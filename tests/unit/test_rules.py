@@ -124,6 +124,11 @@ def test_ring_is_fresh_for_a_minute() -> None:
     assert not rules.is_rung(flow(), NOW)
 
 
+def test_ring_from_a_clock_that_is_far_ahead_does_not_silence_the_bell() -> None:
+    assert rules.is_rung(flow(rung_at=NOW + 60_000_000 - 1), NOW)
+    assert not rules.is_rung(flow(rung_at=NOW + 60_000_000), NOW)
+
+
 def test_parked_flow_may_be_rung_for() -> None:
     assert rules.may_ring(flow(), NOW)
     assert rules.may_ring(flow(owner="dead", lease_expires_at=NOW), NOW)

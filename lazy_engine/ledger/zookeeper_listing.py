@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ZooKeeper ledger's lists of flows.
+
+There is no index by state: whoever lists flows reads every flow's own znode, a
+batch at a time, and keeps no more than a page of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from lazy_engine import rules
+from lazy_engine.delay import DELAYED
+from lazy_engine.ledger import record as r
+from lazy_engine.ledger import zookeeper_node as node
+from lazy_engine.ledger.zookeeper_book import ZooKeeperBook
+
+#: How many znodes are asked for at once.
+_BATCH: Final = 200
+
+
+class ZooKeeperListing(ZooKeeperBook):
+    """Lists flows."""
+
+    def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
+        def work() -> list[r.FlowRecord]:
+            now = self.now()
+            wanted = (
+                flow
+                for flow in self._all_flows()
+                if page.state in (None, rules.lived_state(flow, now))
+                and (flow.incident is not None or not page.only_incidents)
+                and (page.after is None or r.place_of_flow(flow) > page.after)
+            )
+            return heapq.nsmallest(page.limit, wanted, key=r.place_of_flow)
+
+        return self._read(work)
+
+    def _all_flows(self) -> Iterator[r.FlowRecord]:
+        names = self._connection.children(self._paths.flows_path)
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            paths = [f"{self._paths.flows_path}/{name}" for name in batch]
+            for found in self._connection.get_many(paths):
+                if found is not None:  # purged since it was listed
+                    yield self._seen(node.decode_flow(*found))
+
+    def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
+        def work() -> list[str]:
+            known = {
+                node.unquote(name) for name in self._connection.children(self._paths.flows_path)
+            }
+            stored = self._connection.children(self._paths.flow_details_path)
+            names = sorted(uuid for uuid in known.union(stored) if uuid > after)
+            return list(itertools.islice(self._concerned(names, known), limit))
+
+        return self._read(work)
+
+    def _concerned(self, flow_uuids: Iterable[str], known: set[str]) -> Iterator[str]:
+        for flow_uuid in flow_uuids:
+            if flow_uuid in known:
+                yield flow_uuid
+                continue
+            found = self._connection.get(self._paths.flow_detail(flow_uuid))
+            if found is not None and json.loads(found[0]).get("state") == DELAYED:
+                yield flow_uuid
