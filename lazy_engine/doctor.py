@@ -68,7 +68,7 @@ def examine(
     after = ""
     while page := ledger.flow_uuids(after, _PAGE):
         for flow_uuid in page:
-            _examine_flow(ledger, flow_uuid, report)
+            examine_flow(ledger, flow_uuid, report)
         after = page[-1]
         if progress is not None:
             progress(report)
@@ -77,7 +77,8 @@ def examine(
     return report
 
 
-def _examine_flow(ledger: Ledger, flow_uuid: str, report: Report) -> None:
+def examine_flow(ledger: Ledger, flow_uuid: str, report: Report) -> None:
+    """Examine one flow, and add to the report what was looked at and found."""
     seen = _read(ledger, flow_uuid)
     if seen is None:
         report.busy += 1
