@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from lazy_engine import errors
-from lazy_engine.cli import conductor, delivery, exit_code, flow, flows, parser, show, story, watch
+from lazy_engine.cli import (
+    conductor,
+    delivery,
+    doctor,
+    exit_code,
+    flow,
+    flows,
+    parser,
+    show,
+    story,
+    watch,
+)
 from lazy_engine.cli.exit_code import CommandFailed, ExitCode
 from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
@@ -59,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_commands(commands: parser.Commands) -> None:
-    for module in (flow, flows, show, delivery, watch, conductor, story):
+    for module in (flow, flows, show, delivery, watch, conductor, doctor, story):
         module.add(commands)
 
 

@@ -25,6 +25,8 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 6
     NOT_FOUND = 7
     INCIDENT = 8
+    UNSOUND = 9
+    STALLED = 10
 
 
 class UsageError(Exception):
@@ -49,6 +51,8 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.UNREACHABLE: "the store or the job board cannot be reached",
     ExitCode.NOT_FOUND: "no such flow, or no such delay",
     ExitCode.INCIDENT: "incident: the flow cannot be run, for a reason that is not its own",
+    ExitCode.UNSOUND: "doctor: something in the store contradicts what is promised",
+    ExitCode.STALLED: "doctor: sound, but something is left that nobody is going to do",
 }
 
 #: The first class that fits counts.
@@ -87,5 +91,5 @@ def of_disposition(disposition: Disposition) -> ExitCode:
 
 def epilog() -> str:
     """Return the list of exit codes, for ``--help``."""
-    lines = [f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items()]
+    lines = [f"  {code.value:>2}  {meaning}" for code, meaning in MEANINGS.items()]
     return "exit codes:\n" + "\n".join(lines)

@@ -120,6 +120,15 @@ class Output:
             line = line.replace(secret, "***")
         print(line, file=self._stderr, flush=True)
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody watches a terminal on stderr."""
+        return self._stderr.isatty() and not self.is_json
+
+    def progress(self, text: str) -> None:
+        """Write a line on stderr over the one before; the empty text clears it."""
+        print(f"\r\x1b[K{text}", end="", file=self._stderr, flush=True)
+
     def error(self, text: str) -> None:
         """Print what went wrong on stderr, in one line."""
         self.remark(f"lazy-engine: {text}")

@@ -18,6 +18,7 @@ from taskflow.jobs import backends as job_backends
 
 from lazy_engine import doorbell, errors
 from lazy_engine.address import ZOOKEEPER, configuration, kind_of, zookeeper_conf
+from lazy_engine.cli import zookeeper
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
 from lazy_engine.client import Client, open_backend
@@ -97,8 +98,12 @@ class Session:
                 " LAZY_ENGINE_JOBBOARD"
             )
         conf = board_conf(self.jobboard)
+        options: dict[str, Any] = {"persistence": backend}
+        if conf["board"] == "zookeeper" and (client := zookeeper.make_client(conf)) is not None:
+            self._closing.callback(zookeeper.close_client, client)
+            options["client"] = client
         try:
-            board = job_backends.fetch(_BOARD_NAME, conf, persistence=backend)
+            board = job_backends.fetch(_BOARD_NAME, conf, **options)
         except taskflow_exceptions.NotFound as error:
             raise UsageError(
                 f"there is no job board of kind {self.jobboard.partition(':')[0]!r}"
@@ -199,12 +204,18 @@ def _first_line(error: Exception) -> str:
 
 
 def _passwords(address: str | None) -> set[str]:
-    """Return an address' password as it is spelt there, and as it is meant."""
+    """Return an address' passwords as they are spelt there, and as they are meant."""
     try:
-        found = urllib.parse.urlsplit(address or "").password or ""
+        parts = urllib.parse.urlsplit(address or "")
+        options = dict(urllib.parse.parse_qsl(parts.query))
+        found = {parts.password or "", options.get("keyfile_password", "")}
     except ValueError:
         return set()
-    return {found, urllib.parse.unquote(found)} - {""}
+    # SCHEME:CREDENTIAL, and of digest's user:secret the secret alone, too.
+    credential = options.get("auth", "").partition(":")[2]
+    found |= {credential, credential.partition(":")[2]}
+    spelt = {urllib.parse.quote(text, safe=safe) for text in found for safe in ("", "/", ":/")}
+    return (found | spelt | {urllib.parse.unquote(text) for text in found}) - {""}
 
 
 def _close_board(board: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Self, get_args
 import taskflow.engines
 from taskflow.patterns import linear_flow
 
-from lazy_engine import ledger
+from lazy_engine import doctor, ledger
 from lazy_engine.client import open_backend
 from lazy_engine.ledger import Ledger
 from lazy_engine.testing import journal as j
@@ -189,6 +189,8 @@ class CrashTest:
                 text = (directory / f"life-{life}.txt").read_text()
                 raise AssertionError(f"life {life} ended with status {status}:\n{text}")
             crashes.append(snapshot.take(book, flow_uuid))
+            _require_sound(book, flow_uuid, f"after life {life}")
+        _require_sound(book, flow_uuid, "in the end")
         entries = j.Journal(journal_path(directory)).entries()
         telling = Telling(entries=entries, crashes=crashes, end=snapshot.take(book, flow_uuid))
         return telling, life
@@ -249,6 +251,17 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _require_sound(book: Ledger, flow_uuid: str, when: str) -> None:
+    """Have the doctor look at what is stored of a flow.
+
+    :raises AssertionError: it contradicts itself.
+    """
+    report = doctor.Report()
+    doctor.examine_flow(book, flow_uuid, report)
+    if report.is_wrong:
+        raise AssertionError(f"the store contradicts itself {when}: {report.findings}")
 
 
 @contextlib.contextmanager
