@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from typing import ClassVar
 
 import taskflow.engines
 from taskflow import task
@@ -23,7 +24,7 @@ from lazy_engine import Client, Delay, StillWaiting, pattern
 class Cloud(http.server.BaseHTTPRequestHandler):
     """``POST /servers`` boots one; ``GET /servers/NAME`` tells its status."""
 
-    servers = {}
+    servers: ClassVar = {}
 
     def do_POST(self):
         wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

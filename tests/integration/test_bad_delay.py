@@ -147,49 +147,55 @@ def test_delay_from_a_retry_controller_fails_it(answer: Callable[[Delay], Any], 
     assert Client(engine.storage.backend).delays() == []
 
 
-def test_delay_in_revert_is_refused_clearly_and_never_stored() -> None:
-    seen: list[BaseException] = []
+WRONG_TERMS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no time": (lambda: Delay(timeout_seconds=0), "timeout_seconds must be above 0"),
+    "before now": (lambda: Delay(timeout_seconds=-1), "timeout_seconds"),
+    "text": (lambda: Delay(timeout_seconds="5"), "timeout_seconds takes a number"),  # type: ignore[arg-type]
+    "truth": (lambda: Delay(heartbeat_seconds=True), "heartbeat_seconds takes a number"),
+    "no number": (lambda: Delay(heartbeat_seconds=math.nan), "heartbeat_seconds"),
+    "for ever": (lambda: Delay(timeout_seconds=math.inf), "timeout_seconds"),
+    "too long": (lambda: Delay(timeout_seconds=1e12), "at most"),
+    "what then": (lambda: Delay(on_timeout="explode"), "on_timeout takes fail, default, alert"),
+    "unused": (lambda: Delay(default=0), "default= is used with"),
+    "naive": (lambda: Delay.until(datetime.datetime(2030, 1, 1)), "timezone-aware"),
+    "no sleep": (lambda: Delay.sleep(-1), "seconds must be at least 0"),
+}
 
-    def undo() -> Any:
-        try:
-            return Delay()
-        except lazy_engine.LazyEngineError as error:
-            seen.append(error)
-            raise
 
-    made, _error = run_one(lambda _task: raise_it(ValueError("so it is reverted")), undo=undo)
-    (error,) = seen
-    assert isinstance(error, lazy_engine.NotSupportedYet)
-    assert "revert()" in str(error)
-    assert made.storage.get_flow_state() == states.FAILURE
+@pytest.mark.parametrize(("make", "why"), WRONG_TERMS.values(), ids=WRONG_TERMS)
+def test_what_cannot_be_asked_of_the_clock_fails_the_task(
+    make: Callable[[], Any], why: str
+) -> None:
+    made, error = run_one(lambda _task: make())
+    assert isinstance(error, ValueError)
+    assert why in str(error)
     assert Client(made.storage.backend).delays() == []
 
 
-def test_argument_that_is_not_supported_yet_is_refused_by_name() -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    for make in (
-        lambda: Delay(timeout_seconds=5),
-        lambda: Delay(heartbeat_seconds=5),
-        lambda: Delay(probe_every_seconds=5),
-        lambda: Delay(on_timeout="default"),
-        lambda: Delay(default=0),
-        lambda: Delay.sleep(5),
-        lambda: Delay.until(now),
-    ):
-        _made, error = run_one(lambda _task, make=make: make())
-        assert isinstance(error, lazy_engine.NotSupportedYet)
-        assert "not supported by this version" in str(error)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: Delay(on_timeout="default", default=value),
+        lambda value: Delay.sleep(5, result=value),
+    ],
+)
+@pytest.mark.parametrize("value", [{1, 2}, math.nan, "x" * 66_000], ids=["set", "nan", "large"])
+def test_result_that_a_timer_could_not_store_fails_the_task(make: Any, value: Any) -> None:
+    _made, error = run_one(lambda _task: make(value))
+    assert isinstance(error, lazy_engine.OutcomeNotStorable)
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
-def test_call_that_is_not_supported_yet_changes_nothing(world: World) -> None:
+def test_call_that_makes_no_sense_changes_nothing(world: World) -> None:
     for call in (
-        lambda: world.client.cancel(world.flow_uuid, "why"),
-        lambda: world.client.heartbeat(world.token),
-        lambda: world.client.sweep(),
-        lambda: world.client.delays(due_before_at=datetime.datetime.now(datetime.UTC)),
+        lambda: world.client.heartbeat(world.token, progress=1.5),
+        lambda: world.client.heartbeat(world.token, progress=math.nan),
+        lambda: world.client.heartbeat(world.token, details={1, 2}),
+        lambda: world.client.heartbeat("lz1.nonsense"),
+        lambda: world.client.cancel("nobody", "why"),
+        lambda: world.client.delays(due_before_at=datetime.datetime(2030, 1, 1)),
     ):
-        with refused(world, lazy_engine.NotSupportedYet, match="not supported"):
+        with refused(world, ValueError, lazy_engine.InvalidToken, lazy_engine.UnknownFlow):
             call()
 
 
