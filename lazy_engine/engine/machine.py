@@ -202,7 +202,8 @@ class Machine:
             scheduled, failures = self._runtime.scheduler.schedule(wanted)
             self.memory.not_done.update(scheduled)
             self.memory.failures.extend(failures)
-        if state == states.RUNNING:
+        # An answer that is here already saves its task a look.
+        if state == states.RUNNING and not self.memory.inbox:
             self.memory.not_done.update(self._probes.start_due())
         elif state == states.SUSPENDING:
             self.memory.cancel_futures()

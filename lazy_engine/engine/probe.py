@@ -56,6 +56,8 @@ class Probes:
         self._storage: LazyStorage = runtime.storage
         self._deliver = deliver
         self._known: dict[DelayKey, _Probing] = {}
+        # Those that this engine opened last before it parked are among *probing*.
+        self._storage.take_new_probes()
         started = time.monotonic()
         for record in probing:
             left_seconds = ((record.timers.probe_at or now) - now) / 1e6

@@ -46,7 +46,7 @@ def test_example_prints_its_golden_output(script: pathlib.Path, hash_seed: str) 
 
 def test_every_golden_output_has_its_example() -> None:
     assert {path.stem for path in OUTPUT.iterdir()} == {script.stem for script in SCRIPTS}
-    assert len(SCRIPTS) >= 6
+    assert len(SCRIPTS) >= 10
 
 
 def test_readme_shows_the_first_example_and_its_output() -> None:

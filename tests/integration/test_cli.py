@@ -53,6 +53,32 @@ def waits(last="last"):
 def fails():
     return linear_flow.Flow("broken").add(Fail("printer"))
 
+class Undo(task.Task):
+    def execute(self):
+        pass
+
+    def revert(self, **_):
+        return Delay(timeout_seconds=None)
+
+def times_out(seconds):
+    ask = Ask("ask")
+    ask.delay_timeout_seconds = seconds
+    return linear_flow.Flow("hasty").add(Undo("undo"), ask)
+
+class Alert(task.Task):
+    def execute(self):
+        return Delay(timeout_seconds=0.001, on_timeout="alert", heartbeat_seconds=3600)
+
+def alerts():
+    return linear_flow.Flow("patient").add(Alert("alert"))
+
+class Nap(task.Task):
+    def execute(self, seconds):
+        return Delay.sleep(seconds)
+
+def naps():
+    return linear_flow.Flow("naps").add(Nap("nap", inject={"seconds": 0.001}), Step("after"))
+
 def takes(name):
     return linear_flow.Flow(name).add(Step("only"))
 
@@ -117,7 +143,10 @@ def shown(run: Run, flow_uuid: str) -> dict[str, Any]:
 
 def test_help_lists_commands_and_every_exit_code(run: Run) -> None:
     text = run("--help").stdout
-    for name in ("init", "submit", "delays", "show", "complete", "fail", "resume", "conductor"):
+    for name in (
+        *("init", "submit", "delays", "show", "complete", "fail", "resume", "conductor"),
+        *("watchdog", "heartbeat", "cancel", "suspend"),
+    ):
         assert f"\n    {name} " in text
     for code in ExitCode:
         assert f"{code.value}  {MEANINGS[code]}" in text
@@ -254,6 +283,7 @@ def test_delays_hides_tokens_unless_asked(run: Run, parked: str) -> None:
     assert "lz1." not in plain
     assert "TOKEN" not in plain
     assert plain.splitlines()[0].split() == ["AGE", "DUE", "FLOW", "TASK", "ATTEMPT", "DETAILS"]
+    assert "  in 6 d 23 h  " in plain, "a week, by default"
     assert "lz1." not in run("delays", "--json").stdout
     assert run("delays", "--tokens").stdout.count("lz1.") == 2
 
@@ -638,3 +668,119 @@ def test_conductor_stops_at_a_signal(conductor: Conductor, number: signal.Signal
     conductor.process.send_signal(number)
     assert conductor.process.wait(timeout=30) == ExitCode.DONE
     assert [event["event"] for event in conductor.events()][-2:] == ["stopping", "stopped"]
+
+
+# -- time ------------------------------------------------------------------
+
+
+def submitted(run: Run, factory: str, *words: str) -> str:
+    return run("submit", f"flows:{factory}", "--run", *words).stdout.strip()
+
+
+def due_in(run: Run, flow_uuid: str) -> str:
+    (line,) = run("delays", "--flow", flow_uuid).stdout.splitlines()[1:]
+    return line.partition(flow_uuid)[0].strip()
+
+
+def test_one_round_of_the_watchdog_lists_what_wants_a_resume(run: Run) -> None:
+    assert "nothing is due" in run("init").stdout + run("watchdog", "--once").stderr
+    hasty = submitted(run, "times_out", "--args", "[0.001]")
+    submitted(run, "times_out", "--args", "[3600]")
+    assert run("watchdog", "--once").stdout.split() == [hasty]
+    assert json.loads(run("watchdog", "--once", "--json").stdout) == {"wanting": [], "states": {}}
+
+
+def test_one_round_of_the_watchdog_can_resume_too(run: Run) -> None:
+    naps = submitted(run, "naps")
+    answer = run("watchdog", "--once", "--resume", "--json")
+    assert json.loads(answer.stdout) == {"wanting": [naps], "states": {naps: "SUCCESS"}}
+    assert "printed by after" in answer.stderr
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_watchdog_goes_on_until_a_signal(
+    run: Run, resumes: bool, tmp_path: pathlib.Path, sqlite_url: str
+) -> None:
+    run("init")
+    words = ["watchdog", "--period-seconds", "0.05", *(["--resume"] if resumes else [])]
+    log_path, err_path = tmp_path / "watchdog.log", tmp_path / "watchdog.err"
+    with open(log_path, "w") as log, open(err_path, "w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lazy_engine.cli", *words],
+            cwd=tmp_path,
+            env=environment(LAZY_ENGINE_PERSISTENCE=sqlite_url),
+            stdout=log,
+            stderr=err,
+        )
+        try:
+            wait_until(lambda: "watching" in err_path.read_text(), timeout_seconds=30)
+            naps = submitted(run, "naps")
+            if resumes:
+                wait_until(lambda: shown(run, naps)["state"] == "SUCCESS", timeout_seconds=30)
+            else:
+                wait_until(lambda: log_path.read_text().split() == [naps], timeout_seconds=30)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == ExitCode.DONE
+        finally:
+            process.kill()
+            process.wait()
+    assert log_path.read_text().split() == ([] if resumes else [naps])
+
+
+def test_watchdog_refuses_what_it_cannot_do(run: Run, board_url: str) -> None:
+    run("watchdog", "--period-seconds", "0", exits=ExitCode.WRONG_USE)
+    run("watchdog", "--resume", "--jobboard", board_url, exits=ExitCode.WRONG_USE)
+
+
+def test_heartbeat_says_whether_to_go_on(run: Run, parked: str) -> None:
+    token = token_of(run, parked, "one")
+    beat = run("heartbeat", token, "--progress", "0.25", "--details", '{"disk": 1}')
+    assert beat.stdout == "go on\n"
+    (delay,) = json.loads(run("delays", "--task", "one", "--json").stdout)["delays"]
+    assert delay["progress"] == 0.25
+    run("cancel", parked)
+    answer = run("heartbeat", token, "--json", exits=ExitCode.LATE)
+    assert json.loads(answer.stdout) == {"cancelled": True}
+
+
+@pytest.mark.parametrize("words", [["--progress", "2"], ["--details", "{"], ["--progress", "x"]])
+def test_heartbeat_refuses_what_makes_no_sense(run: Run, parked: str, words: list[str]) -> None:
+    run("heartbeat", "--flow", parked, "--task", "one", *words, exits=ExitCode.WRONG_USE)
+    run("heartbeat", "nonsense", exits=ExitCode.INVALID_TOKEN)
+
+
+def test_cancel_reverts_with_the_next_resume(run: Run) -> None:
+    flow_uuid = submitted(run, "times_out", "--args", "[3600]")
+    answer = run("cancel", flow_uuid, "--reason", "too dear")
+    assert f"lazy-engine resume {flow_uuid}" in answer.stdout
+    assert "before" in run("cancel", flow_uuid).stdout
+    assert json.loads(run("cancel", flow_uuid, "--json").stdout)["cancelled"] is False
+    assert "is DELAYED: waits for undo" in run("resume", flow_uuid).stdout
+    assert "undo (revert)" in run("delays", "--flow", flow_uuid).stdout
+    run("complete", "--flow", flow_uuid, "--task", "undo")
+    run("resume", flow_uuid, exits=ExitCode.FAILED)
+    assert shown(run, flow_uuid)["state"] == "REVERTED"
+    assert shown(run, flow_uuid)["wish_reason"] == "too dear"
+    run("cancel", flow_uuid.replace(flow_uuid[:8], "00000000"), exits=ExitCode.NOT_FOUND)
+
+
+def test_suspended_flow_keeps_outcomes_until_it_is_resumed(run: Run, parked: str) -> None:
+    assert f"lazy-engine resume {parked}" in run("suspend", parked, "--reason", "night").stdout
+    assert shown(run, parked)["state"] == "SUSPENDED"
+    for name in ("one", "two"):
+        run("complete", "--flow", parked, "--task", name)
+    assert run("watchdog", "--once").stdout == ""
+    assert "is SUCCESS" in run("resume", parked).stdout
+
+
+def test_delays_say_when_they_are_due(run: Run) -> None:
+    hasty = submitted(run, "times_out", "--args", "[3600]")
+    assert re.search(r"  in 5[89] min$", due_in(run, hasty))
+    patient = submitted(run, "alerts")
+    run("watchdog", "--once")
+    assert due_in(run, patient).endswith("overdue")
+    soon = ("delays", "--due-before", "2000-01-01T00:00:00+00:00")
+    assert "nothing waits" in run(*soon).stderr
+    later = ("delays", "--due-before", "2999-01-01T00:00:00+00:00", "--json")
+    assert len(json.loads(run(*later).stdout)["delays"]) == 1
+    run("delays", "--due-before", "tomorrow", exits=ExitCode.WRONG_USE)

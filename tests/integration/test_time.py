@@ -285,6 +285,27 @@ def test_probe_gets_the_tasks_arguments_and_what_the_last_one_left(timed: Timed)
     assert timed.client.flow(timed.flow_uuid).results == {"poll": "ready"}
 
 
+def test_engine_that_parked_the_flow_probes_when_it_runs_again(timed: Timed) -> None:
+    flow = linear_flow.Flow("f").add(Poll("poll", timed.log, [None, "ready"]))
+    engine = taskflow.engines.load(
+        flow, engine="lazy", backend=timed.client.backend, store={"image": "debian"}
+    )
+    timed.flow_uuid = engine.storage.flow_uuid
+    assert engine.run() == DELAYED
+    assert timed.pass_seconds(61) == [timed.flow_uuid]
+    assert engine.run() == DELAYED
+    assert timed.pass_seconds(61) == [timed.flow_uuid]
+    assert engine.run() == states.SUCCESS
+
+
+def test_answer_that_is_there_saves_its_task_a_look(timed: Timed) -> None:
+    polling(timed, [])
+    timed.pass_seconds(61)
+    timed.client.complete(timed.token("poll"), "called")
+    assert timed.resume() == states.SUCCESS
+    assert timed.log == ["ask poll 1"]
+
+
 def test_probe_that_raises_fails_the_task(timed: Timed) -> None:
     polling(timed, [LookupError("it is gone")])
     assert timed.pass_and_resume(61) == states.REVERTED

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -11,10 +12,16 @@ from taskflow import exceptions, states
 
 from lazy_engine import rules
 from lazy_engine.delay import DELAYED
-from lazy_engine.ledger.record import WISH_SUSPEND, DelayRecord, FlowRecord
+from lazy_engine.ledger.record import (
+    WISH_CANCEL,
+    WISH_SUSPEND,
+    DelayRecord,
+    Ending,
+    FlowRecord,
+)
 from lazy_engine.outcome import Encoded
 from lazy_engine.receipt import Disposition
-from lazy_engine.token import EXECUTE, DelayKey
+from lazy_engine.token import EXECUTE, REVERT, DelayKey
 
 NOW = 1_000_000_000
 KEY = DelayKey(flow_uuid="f", atom_uuid="a", kind=EXECUTE, attempt=1)
@@ -201,3 +208,153 @@ def test_flow_does_not_move_where_nobody_allows_it(pair: tuple[str, str]) -> Non
 
 def test_final_states_are_taskflows() -> None:
     assert {states.SUCCESS, states.FAILURE, states.REVERTED} == rules.FINAL_STATES
+
+
+# -- time ------------------------------------------------------------------
+
+MINUTE = 60_000_000
+PARKS = Ending(state=DELAYED, is_final=False, absorbs=True, heeds_cancel=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ({}, EXECUTE, False),
+        ({"wish": WISH_SUSPEND}, EXECUTE, False),
+        ({"wish": WISH_CANCEL}, EXECUTE, True),
+        ({"wish": WISH_CANCEL}, REVERT, False),
+        ({"state": states.REVERTED, "wish": WISH_CANCEL}, REVERT, True),
+        ({"state": states.SUCCESS}, EXECUTE, True),
+    ],
+)
+def test_cancelled_flow_takes_answers_to_its_compensations_only(
+    values: dict[str, Any], kind: str, expected: bool
+) -> None:
+    assert rules.takes_none(flow(**values), kind) is expected
+
+
+def test_answer_after_a_timer_is_late_and_no_conflict() -> None:
+    for kind in ("timeout", "default"):
+        answered = dataclasses.replace(delay(opened_at=1), outcome=Encoded(kind, "1", "that"))
+        assert judge(answered) is Disposition.LATE
+
+
+def test_each_ring_in_vain_is_followed_later_up_to_an_hour() -> None:
+    rung = flow()
+    pauses = []
+    for _ in range(9):
+        rung = rules.ring(rung, NOW)
+        pauses.append((rung.check_at - NOW) // MINUTE)  # type: ignore[operator]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert (rung.rung_at, rung.rings) == (NOW, 9)
+
+
+def test_caller_that_can_ring_does_and_another_leaves_it_to_the_watchdog() -> None:
+    called, must_ring = rules.call(flow(), NOW, rings=True)
+    assert (called.rung_at, must_ring) == (NOW, True)
+    called, must_ring = rules.call(flow(), NOW, rings=False)
+    assert (called.rung_at, called.check_at, must_ring) == (None, NOW + MINUTE, False)
+    sooner = flow(check_at=NOW + 5)
+    assert rules.call(sooner, NOW, rings=False) == (sooner, False)
+
+
+@pytest.mark.parametrize("rings", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"owner": "me", "lease_expires_at": NOW + 1},
+        {"rung_at": NOW - 1},
+        {"wish": WISH_SUSPEND},
+        {"state": states.SUCCESS},
+    ],
+)
+def test_nobody_is_called_in_vain(values: dict[str, Any], rings: bool) -> None:
+    before = flow(**values)
+    assert rules.call(before, NOW, rings=rings) == (before, False)
+
+
+def test_flow_without_a_factory_is_left_to_whoever_has_it() -> None:
+    before = flow(has_factory=False)
+    assert rules.call(before, NOW, rings=True) == (before, False)
+    assert rules.call(before, NOW, rings=False)[0].check_at == NOW + MINUTE
+
+
+def test_ring_that_was_not_posted_does_not_count() -> None:
+    before = flow(rings=3)
+    after = rules.unring(rules.ring(before, NOW), NOW)
+    assert (after.rung_at, after.rings, after.check_at) == (None, 3, NOW + MINUTE)
+    assert rules.unring(before, NOW) == before
+
+
+def test_flow_given_up_is_looked_at_the_later_the_more_often_it_failed() -> None:
+    owned = flow(owner="me", lease_expires_at=NOW + 1, check_at=NOW + 1)
+    assert rules.released(owned, NOW).check_at == NOW + MINUTE
+    failed = dataclasses.replace(owned, incident={"count": 3})
+    assert rules.released(failed, NOW).check_at == NOW + 8 * MINUTE
+    often = dataclasses.replace(owned, incident={"count": 1000})
+    assert rules.released(often, NOW).check_at == NOW + 60 * MINUTE
+    assert rules.released(owned, NOW).owner is None
+
+
+def test_run_goes_on_for_answers_and_for_a_cancel_it_has_not_heeded() -> None:
+    cancelled = flow(wish=WISH_CANCEL)
+    assert rules.keeps_running(PARKS, flow(), has_arrivals=True)
+    assert not rules.keeps_running(PARKS, flow(), has_arrivals=False)
+    assert rules.keeps_running(PARKS, cancelled, has_arrivals=False)
+    heeded = dataclasses.replace(PARKS, heeds_cancel=False)
+    assert not rules.keeps_running(heeded, cancelled, has_arrivals=False)
+    rests = dataclasses.replace(PARKS, absorbs=False)
+    assert not rules.keeps_running(rests, flow(), has_arrivals=True)
+
+
+def test_parked_flow_is_not_looked_at_unless_it_was_cut_off_while_cancelling() -> None:
+    owned = flow(owner="me", lease_expires_at=NOW + 1, check_at=NOW + 1, rings=2, rung_at=1)
+    after = rules.parked(owned, PARKS, NOW)
+    assert (after.owner, after.check_at, after.rings, after.rung_at) == (None, None, 0, None)
+    cancelled = dataclasses.replace(owned, wish=WISH_CANCEL)
+    assert rules.parked(cancelled, PARKS, NOW).check_at is None
+    rests = dataclasses.replace(PARKS, state=states.SUSPENDED)
+    assert rules.parked(cancelled, rests, NOW).check_at == NOW + MINUTE
+    over = dataclasses.replace(PARKS, state=states.REVERTED, is_final=True)
+    ended = rules.parked(cancelled, over, NOW)
+    assert (ended.check_at, ended.ended_at, ended.wish) == (None, NOW, WISH_CANCEL)
+
+
+def tend(found: FlowRecord, *, has_news: bool = False, rings: bool = True) -> Any:
+    return rules.tend(found, NOW, has_news=has_news, rings=rings)
+
+
+def test_watchdog_leaves_alone_what_nobody_may_run() -> None:
+    for values in (
+        {"state": states.SUCCESS},
+        {"wish": WISH_SUSPEND},
+        {"has_factory": False},
+    ):
+        after, wants_owner = tend(flow(check_at=NOW, **values), has_news=True)
+        assert (after.check_at, wants_owner) == (None, False)
+    assert tend(flow(check_at=NOW, has_factory=False), rings=False)[1]
+
+
+def test_watchdog_looks_again_when_a_living_owners_lease_ends() -> None:
+    owned = flow(owner="me", lease_expires_at=NOW + 7, check_at=NOW)
+    after, wants_owner = tend(owned, has_news=True)
+    assert (after.check_at, wants_owner) == (NOW + 7, False)
+
+
+def test_watchdog_rings_for_news_once() -> None:
+    after, wants_owner = tend(flow(), has_news=True)
+    assert (after.rung_at, wants_owner) == (NOW, True)
+    assert tend(after, has_news=True) == (after, False), "a doorbell is under way"
+    assert tend(flow()) == (flow(), False)
+
+
+def test_watchdog_rings_for_what_is_due_though_it_was_rung_for() -> None:
+    after, wants_owner = tend(flow(rung_at=NOW - 1, rings=1, check_at=NOW))
+    assert (after.rung_at, after.rings, wants_owner) == (NOW, 2, True)
+    assert after.check_at == NOW + 2 * MINUTE
+
+
+def test_watchdog_that_cannot_ring_notes_no_ring() -> None:
+    after, wants_owner = tend(flow(check_at=NOW), rings=False)
+    assert (after.rung_at, wants_owner) == (None, True)
+    assert after.check_at == NOW + MINUTE
