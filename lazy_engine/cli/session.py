@@ -17,11 +17,12 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
 from lazy_engine import doorbell, errors
+from lazy_engine.access import open_backend
 from lazy_engine.address import ZOOKEEPER, configuration, kind_of, zookeeper_conf
 from lazy_engine.cli import zookeeper
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
-from lazy_engine.client import Client, open_backend
+from lazy_engine.client import Client
 
 LOG = logging.getLogger(__name__)
 

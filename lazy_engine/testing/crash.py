@@ -20,7 +20,7 @@ import taskflow.engines
 from taskflow.patterns import linear_flow
 
 from lazy_engine import doctor, ledger
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from lazy_engine.ledger import Ledger
 from lazy_engine.testing import journal as j
 from lazy_engine.testing import snapshot

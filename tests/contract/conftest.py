@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from taskflow.persistence import backends
 
 from lazy_engine import ledger
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from tests.contract.stored import (
     LEDGER_TABLES,
     SERVERS,

@@ -42,7 +42,7 @@ from taskflow.types import failure
 from taskflow.utils import persistence_utils
 
 from lazy_engine import Delay, host, rules
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema

@@ -17,7 +17,7 @@ from taskflow import states
 from taskflow.persistence import backends, models
 
 from lazy_engine import errors, ledger, rules
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import owner
 from lazy_engine.ledger import record as r
@@ -1228,7 +1228,7 @@ def test_too_large_outcome_is_refused_at_the_byte(store: Store) -> None:
 OPEN_AND_SIGN = """
 import contextlib, sys
 from lazy_engine import ledger
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 print("ready", flush=True)
 sys.stdin.readline()
 backend = open_backend(sys.argv[1])

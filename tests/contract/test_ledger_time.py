@@ -15,7 +15,7 @@ from taskflow import states
 from taskflow.persistence import backends
 
 from lazy_engine import ledger, outcome
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_schema import VERSION

@@ -17,7 +17,7 @@ from taskflow.patterns import linear_flow
 from taskflow.persistence import backends, models
 
 from lazy_engine import Client, Delay, errors, ledger
-from lazy_engine.client import open_backend
+from lazy_engine.access import open_backend
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import zookeeper, zookeeper_book, zookeeper_connection, zookeeper_redo

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from lazy_engine import ledger
+from lazy_engine.access import open_backend
 from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import MEANINGS, ExitCode
 from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
-from lazy_engine.client import open_backend
 from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger.record import Newcomer, Taken
 from tests.servers import ZooKeeper

@@ -309,15 +309,23 @@ def test_run_goes_on_for_answers_and_for_a_cancel_it_has_not_heeded() -> None:
 
 def test_parked_flow_is_not_looked_at_unless_it_was_cut_off_while_cancelling() -> None:
     owned = flow(owner="me", lease_expires_at=NOW + 1, check_at=NOW + 1, rings=2, rung_at=1)
-    after = rules.parked(owned, PARKS, NOW)
+    after = rules.parked(owned, PARKS, NOW, has_arrivals=False)
     assert (after.owner, after.check_at, after.rings, after.rung_at) == (None, None, 0, None)
     cancelled = dataclasses.replace(owned, wish=WISH_CANCEL)
-    assert rules.parked(cancelled, PARKS, NOW).check_at is None
+    assert rules.parked(cancelled, PARKS, NOW, has_arrivals=False).check_at is None
     rests = dataclasses.replace(PARKS, state=states.SUSPENDED)
-    assert rules.parked(cancelled, rests, NOW).check_at == NOW + MINUTE
+    assert rules.parked(cancelled, rests, NOW, has_arrivals=False).check_at == NOW + MINUTE
     over = dataclasses.replace(PARKS, state=states.REVERTED, is_final=True)
-    ended = rules.parked(cancelled, over, NOW)
+    ended = rules.parked(cancelled, over, NOW, has_arrivals=False)
     assert (ended.check_at, ended.ended_at, ended.wish) == (None, NOW, WISH_CANCEL)
+
+
+def test_parked_flow_that_leaves_outcomes_behind_is_looked_at_unless_it_rests() -> None:
+    owned = flow(owner="me", lease_expires_at=NOW + 1)
+    rests = dataclasses.replace(PARKS, state=states.SUSPENDED)
+    assert rules.parked(owned, rests, NOW, has_arrivals=True).check_at == NOW + MINUTE
+    asked = dataclasses.replace(owned, wish=WISH_SUSPEND)
+    assert rules.parked(asked, rests, NOW, has_arrivals=True).check_at is None
 
 
 def tend(found: FlowRecord, *, has_news: bool = False, rings: bool = True) -> Any:

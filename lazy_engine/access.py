@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening the store that a client works on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskflow import exceptions as taskflow_exceptions
+from taskflow.persistence import backends
+
+from lazy_engine import (
+    address,
+    errors,
+    ledger,
+    rules,
+    view,
+)
+from lazy_engine.ledger import record as r
+
+
+class Access:
+    """A store, its ledger, and perhaps a job board."""
+
+    def __init__(self, persistence: Any, jobboard: Any = None) -> None:
+        self.backend = open_backend(persistence)
+        self._board = jobboard
+        self._ledger = ledger.beside(self.backend)
+
+    def _require(self, flow_uuid: str) -> r.FlowRecord:
+        record = self._ledger.flow(flow_uuid)
+        if record is None:
+            raise view.unknown_flow(flow_uuid)
+        return record
+
+    def _lived_state(self, record: r.FlowRecord) -> str:
+        if rules.is_over(record):
+            return record.state
+        return rules.lived_state(record, self._ledger.now())
+
+
+def open_backend(persistence: Any) -> Any:
+    """Return a persistence backend for itself or for its configuration.
+
+    :raises UnsupportedBackend: a memory configuration, or none at all.
+    :raises StoreUnavailable: the store cannot be reached.
+    :raises ValueError: the address cannot be read.
+    """
+    if not isinstance(persistence, (dict, str)):
+        if not hasattr(persistence, "get_connection"):
+            raise errors.UnsupportedBackend(
+                "persistence must be a TaskFlow persistence backend or its configuration,"
+                f" not a {type(persistence).__name__}"
+            )
+        return persistence
+    conf = address.configuration(persistence)
+    connection = conf.get("connection")
+    if not isinstance(connection, str) or not connection:
+        raise errors.UnsupportedBackend(
+            "a persistence configuration names its store under 'connection', for example"
+            " {'connection': 'sqlite:////path/to/flows.db'}"
+        )
+    kind = connection.partition(":")[0]
+    if kind == "memory":
+        raise errors.UnsupportedBackend(
+            "a memory configuration would make another, empty store: pass the backend"
+            " object itself (for an engine without a backend, engine.storage.backend)"
+        )
+    try:
+        backend = backends.fetch(conf)
+    except taskflow_exceptions.NotFound as error:
+        raise errors.UnsupportedBackend(
+            f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
+            " dir:///path/to/flows, postgresql+psycopg://user@host/database,"
+            " mysql+pymysql://user@host/database or zookeeper://host:port/path"
+        ) from error
+    except ImportError as error:
+        raise errors.UnsupportedBackend(
+            f"the database driver for {kind!r} is not installed ({error}): install it, for"
+            " example with lazy_engine[postgresql] or lazy_engine[mysql]"
+        ) from error
+    ledger.upgrade(backend)
+    return backend
