@@ -12,19 +12,13 @@ class Ask(task.Task):
     default_provides = "name"
 
     def execute(self):
-        return Delay(details={"question": "Who is there?"})
+        return Delay(details="Who is there?", timeout_seconds=86400)
 
 
-class Greet(task.Task):
-    def execute(self, name):
-        print(f"Hello, {name}!")
+engine = taskflow.engines.load(linear_flow.Flow("hello").add(Ask("ask")), engine="lazy")
+print(engine.run())  # the flow is parked; no thread waits for the answer
 
-
-flow = linear_flow.Flow("hello").add(Ask("ask"), Greet("greet"))
-engine = taskflow.engines.load(flow, engine="lazy")  # no backend: in memory
-print(engine.run())  # the flow is parked; nothing waits for the answer
-
-client = Client(engine.storage.backend)
+client = Client(engine.storage.backend)  # no backend was given: in memory
 token = client.token(engine.storage.flow_uuid, "ask")
 print(client.complete(token, "world").disposition)
-print(engine.run())
+print(engine.run(), engine.storage.fetch("name"))
