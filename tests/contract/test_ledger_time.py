@@ -236,6 +236,34 @@ def test_open_delays_are_listed_by_their_deadline(store: Store) -> None:
     assert [d.key.flow_uuid for d in found] == [soon.uuid]
 
 
+def test_what_is_due_is_found_by_an_index_alone(sqlite_url: str) -> None:
+    backend = open_backend(sqlite_url)
+    with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
+        statements: list[Any] = []
+
+        def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
+            statements.append((text, values))
+
+        engine = opened._transactor.engine
+        sa.event.listen(engine, "before_cursor_execute", note)
+        opened.due(100)
+        opened.next_due_at()
+        sa.event.remove(engine, "before_cursor_execute", note)
+        plans = [
+            row[-1]
+            for text, values in statements
+            if "lazy_" in text
+            for row in opened._transactor.read(
+                lambda c, text=text, values=values: c.exec_driver_sql(
+                    f"EXPLAIN QUERY PLAN {text}", values
+                ).all()
+            )
+        ]
+    assert len(plans) == 4
+    for plan in plans:
+        assert "INDEX lazy_delays_due" in plan or "INDEX lazy_flows_check" in plan, plan
+
+
 # -- heartbeats ------------------------------------------------------------
 
 
