@@ -97,6 +97,19 @@ def test_change_of_what_has_not_begun_is_gone_on_with_and_noted(
     assert client.flow(flow_uuid).results["new"] == "new ran"
 
 
+def test_what_was_noted_once_is_no_news_when_the_code_changes_again(client: Client) -> None:
+    flow_uuid = park(client, "ask", "b", "c", "d")
+    for names, changes in (
+        (("ask", "c", "b"), {"'d' (PENDING) is gone", "'b' (PENDING) is moved", "'c' (PENDING)"}),
+        (("ask", "c", "b", "e"), {"'e' is added"}),
+    ):
+        assert client.resume(flow_uuid, flow=flow(*names)) == "DELAYED"
+        noted = client.flow(flow_uuid).drift
+        assert noted is not None
+        assert noted.count == len(changes)
+        assert all(any(text.startswith(c) for c in changes) for text in noted.changes)
+
+
 def test_what_was_moved_before_it_began_must_then_stay_where_it_is(client: Client) -> None:
     flow_uuid = park(client, "ask", "b", "ask2")
     client.complete(client.token(flow_uuid, "ask"), 1)

@@ -9,9 +9,11 @@ import json
 import pathlib
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +21,7 @@ import taskflow.engines
 from taskflow import states
 from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
-from taskflow.persistence import models
+from taskflow.persistence import backends, models
 from taskflow.utils import persistence_utils
 
 from lazy_engine import DELAYED, Client, FlowIncident, errors, incident, ledger
@@ -325,6 +327,33 @@ def test_lazy_conductor_leaves_jobs_on_the_board_that_lead_to_no_flow_it_knows(
     told = conduct("lazy", board, backend, answers=4)
     assert set(told) == {"job_abandoned"}
     assert board.job_count == 2
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_job_of_a_flow_that_cannot_be_made_nor_written_down_stays(backend: Any, board: Any) -> None:
+    """It has no factory, and no lazy engine ever had it: only the job leads to it."""
+    book, detail = persistence_utils.temporary_flow_detail(backend=backend)
+    board.post("first", book=book, details={"flow_uuid": detail.uuid})
+    assert set(conduct("lazy", board, backend, answers=2)) == {"job_abandoned"}
+    assert board.job_count == 1
+
+
+def test_conductor_does_not_look_for_jobs_that_are_gone() -> None:
+    """What it left alone for a while may be consumed by somebody else meanwhile."""
+    backend = backends.fetch({"connection": "memory://"})
+    with contextlib.closing(backend):
+        conductor = conductors.fetch(
+            "lazy", "tests", mock.Mock(), persistence=backend, wait_timeout=7.0
+        )
+        assert conductor._look_seconds() == 7.0
+        now = time.monotonic()
+        conductor._cooling["soon"] = (now + 3.0, 1.0)
+        assert 2.0 < conductor._look_seconds() <= 3.0
+        conductor._cooling["soon"] = (now - 3.0, 1.0)
+        assert conductor._look_seconds() == 7.0
+        conductor._jobboard.iterjobs.return_value = iter(())
+        assert list(conductor._look_through()) == []
+        assert not conductor._cooling
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -168,6 +168,21 @@ def test_flow_rests_after_an_incident(incident: Any, rests: bool) -> None:
     assert rules.rests(flow(incident={"next_try_at": NOW + 1}), NOW)
 
 
+@pytest.mark.parametrize("next_try_at", [None, NOW + 5])
+def test_watchdog_leaves_a_flow_alone_that_rests(next_try_at: int | None) -> None:
+    resting = flow(incident={"next_try_at": next_try_at}, check_at=NOW)
+    after, wants_owner = rules.tend(resting, NOW, has_news=True, rings=True)
+    assert not wants_owner
+    assert (after.check_at, after.rung_at) == (next_try_at, None)
+
+
+def test_watchdog_rings_for_a_flow_that_is_due_to_be_tried_again() -> None:
+    due = flow(incident={"next_try_at": NOW}, check_at=NOW)
+    after, wants_owner = rules.tend(due, NOW, has_news=False, rings=True)
+    assert wants_owner
+    assert after.rung_at == NOW
+
+
 @pytest.mark.parametrize(
     ("values", "state"),
     [
