@@ -16,6 +16,7 @@ from concurrent import futures
 from typing import Any
 
 import futurist
+from kazoo.protocol.states import KeeperState
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import storage as taskflow_storage
 from taskflow.deciders import Depth
@@ -201,6 +202,30 @@ def is_connected(board: Any) -> bool:
     if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
         return bool(board._client.connected)
     return bool(board.connected)
+
+
+def is_closed(board: Any) -> bool:
+    """Whether a job board was never connected, or has been closed: nothing will connect it."""
+    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return bool(board._client.client_state == KeeperState.CLOSED)
+    return not board.connected
+
+
+def watch_connection(board: Any, note: Callable[[], None]) -> Callable[[], None]:
+    """Have changes of a job board's connection noted; return what ends that.
+
+    :param note: called in kazoo's thread, which must not be held up. Never
+        called for boards that tell nothing about their connection.
+    """
+    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return lambda: None
+
+    def listen(_state: object) -> None:
+        note()
+
+    client = board._client
+    client.add_listener(listen)
+    return lambda: client.remove_listener(listen)
 
 
 def _failures_of(

@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 import taskflow.engines
+from kazoo.protocol.states import KeeperState
 from sqlalchemy.dialects import mysql
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
@@ -715,6 +716,27 @@ def test_zookeeper_board_has_its_client_where_host_asks_it() -> None:
     assert host.is_connected(board)
     # The day that this holds after a lost session too, host.is_connected can go.
     assert not board.connected
+
+
+def test_zookeeper_boards_client_tells_of_its_connection() -> None:
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs", "hosts": "127.0.0.1:1"})
+    client = board._client
+    assert host.is_closed(board)
+    noted: list[str] = []
+    stop = host.watch_connection(board, lambda: noted.append("changed"))
+    client._session_callback(KeeperState.CONNECTED)
+    assert noted == ["changed"]
+    assert not host.is_closed(board)
+    # Kazoo now looks for its server again, and holds calls back until it is there.
+    client._session_callback(KeeperState.CONNECTING)
+    assert noted == ["changed"] * 2
+    assert not host.is_closed(board)
+    assert not host.is_connected(board)
+    stop()
+    client._session_callback(KeeperState.CONNECTED)
+    assert noted == ["changed"] * 2
+    client.stop()
+    client.close()
 
 
 def test_failure_type_names_may_be_given() -> None:
