@@ -228,9 +228,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 self._settle()
             # Of what was posted while the connection was lost TaskFlow's board
             # may never hear, and after a lost session it knows of no job at all.
-            for job in self._jobboard.iterjobs(
-                only_unclaimed=True, ensure_fresh=not self._has_read
-            ):
+            for job in host.unclaimed_jobs(self._jobboard, ensure_fresh=not self._has_read):
                 if self._stopping.is_set():
                     return
                 seen.add(job.uuid)

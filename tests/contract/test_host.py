@@ -20,8 +20,9 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 import taskflow.engines
-from kazoo.protocol.states import KeeperState
+from kazoo.protocol.states import KazooState, KeeperState
 from sqlalchemy.dialects import mysql
+from taskflow import exceptions as taskflow_exceptions
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
     builder,
@@ -737,6 +738,24 @@ def test_zookeeper_boards_client_tells_of_its_connection() -> None:
     assert noted == ["changed"] * 2
     client.stop()
     client.close()
+
+
+def test_zookeeper_board_knows_jobs_whose_states_can_be_asked_one_by_one() -> None:
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=mock.Mock())
+    board._last_states.append(KazooState.CONNECTED)
+    made = {
+        path: mock.Mock(path=path, state=state, __lt__=lambda *_: False)
+        for path, state in (("/jobs/1", states.CLAIMED), ("/jobs/2", states.UNCLAIMED))
+    }
+    gone = mock.Mock(path="/jobs/3", __lt__=lambda *_: False)
+    type(gone).state = mock.PropertyMock(side_effect=taskflow_exceptions.NotFound("gone"))
+    board._known_jobs.update({**made, "/jobs/3": gone})
+    found = list(host.unclaimed_jobs(board, ensure_fresh=False))
+    assert found == [made["/jobs/2"]]
+    assert set(board._known_jobs) == set(made)
+    board._client.connected = False
+    with pytest.raises(taskflow_exceptions.JobFailure, match="not connected"):
+        next(host.unclaimed_jobs(board, ensure_fresh=False))
 
 
 def test_failure_type_names_may_be_given() -> None:
