@@ -99,7 +99,7 @@ class Client(Delivery, Inspection):
         try:
             doorbell.ring(self._board, record, self._ledger)
         except taskflow_exceptions.TaskFlowException as error:
-            self._ledger.unring(record.flow_uuid)
+            doorbell.unring(record.flow_uuid, self._ledger)
             raise taskflow_exceptions.JobFailure(
                 f"flow {record.flow_uuid} is stored, but nobody was asked to run it: {error};"
                 " submit it again with this flow_uuid once the job board is there",

@@ -13,7 +13,6 @@ import itertools
 import logging
 import os
 import queue
-import secrets
 import socket
 import threading
 import time
@@ -29,7 +28,8 @@ from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 from taskflow.types import entity
 
-from lazy_engine import doorbell, errors, factory, ledger, report, rules
+from lazy_engine import doorbell, errors, factory, host, ledger, report, rules
+from lazy_engine.claim import ABANDON, CONSUME, COOL, KEEP, Claims
 from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
 from lazy_engine.watchdog import Watchdog
@@ -42,13 +42,6 @@ _LAST_COOL_SECONDS: Final = 30.0
 #: The same for a job that leads to no flow that could be run or found again.
 _LAST_KEEP_SECONDS: Final = 3600.0
 
-#: What to do with a job after its run: it has done its work; it is for another
-#: conductor; it is for later; it is all there is that leads to its flow.
-CONSUME: Final = "consume"
-ABANDON: Final = "abandon"
-COOL: Final = "cool"
-KEEP: Final = "keep"
-
 
 class _Unresolved(Exception):
     """A job that leads to no flow in this store."""
@@ -57,9 +50,12 @@ class _Unresolved(Exception):
 class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # no types
     """Claims doorbells and runs their flows with the lazy engine.
 
-    Woken by the board's own notifications. The board as a whole is looked
-    through only at the start, after a lost connection, and every *wait_timeout*
-    seconds while jobs are on it that somebody else has claimed.
+    Woken by the board's own notifications. The board as a whole is read anew
+    only at the start and after a lost connection; every *wait_timeout* seconds
+    the jobs that are known to be on it are looked through.
+
+    Goes on while the board's server is away, and is registered with it again
+    when it is back; jobs that could not be given up meanwhile are given up then.
 
     :param name: shown as the owner of what it claims; each claim adds a part
         of its own, since TaskFlow's boards know owners by name alone.
@@ -113,7 +109,9 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._cooling: dict[str, tuple[float, float]] = {}
-        self._claims: dict[str, str] = {}
+        self._claims = Claims(jobboard, self._label)
+        self._is_news = threading.Event()
+        self._has_read = False
         self._room = threading.Condition()
         self._running = 0
 
@@ -144,7 +142,12 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         """Answer doorbells until stopped.
 
         :param max_dispatches: return after that many (``None``: no limit).
+        :raises taskflow.exceptions.JobFailure: the job board was never connected.
         """
+        if host.is_closed(self._jobboard):
+            raise taskflow_exceptions.JobFailure(
+                f"job board '{self._jobboard.name}' is not connected: call connect() first"
+            )
         self._dead.clear()
         self._stopping.clear()
         if self._wait_timeout.is_stopped():
@@ -155,11 +158,18 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             if isinstance(board, jobs_base.NotifyingJobBoard):
                 board.notifier.register(jobs_base.POSTED, self._on_posted)
                 stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
-            board.register_entity(self.conductor)
+            self._is_news.set()
+            stack.callback(host.watch_connection(board, self._on_connection))
             if self._watches:
                 stack.enter_context(Watchdog(Client(self._persistence, board)))
             with self._make_executor(self) as executor:
                 self._answer(executor, max_dispatches)
+            if self._claims.has_unsettled and host.is_connected(board):
+                self._settle()
+
+    def _on_connection(self) -> None:
+        self._is_news.set()
+        self._rings.put(None)
 
     def _on_posted(self, _event: str, details: Mapping[str, Any]) -> None:
         self._rings.put(details["job"])
@@ -174,7 +184,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 return
             if not self._await_room():
                 return
-            if self._claim(job):
+            if host.is_connected(self._jobboard) and self._claims.take(job):
                 with self._room:
                     self._running += 1
                 future = executor.submit(self._dispatch_job, job)
@@ -189,7 +199,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         next_look = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now >= next_look:
+            if now >= next_look or self._is_news.is_set():
                 yield from self._look_through()
                 next_look = time.monotonic() + self._look_seconds()
             try:
@@ -201,10 +211,24 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     def _look_through(self) -> Iterator[Any]:
         """Yield the unclaimed jobs on the board."""
+        if not host.is_connected(self._jobboard):
+            # Kazoo would hold calls back until its server is there again, and
+            # nobody could stop this conductor until then.
+            self._is_news.clear()
+            self._has_read = False
+            return
         cooled = list(self._cooling)
         seen = set()
+        self._has_read = self._has_read and not self._is_news.is_set()
+        self._is_news.clear()
         try:
-            for job in self._jobboard.iterjobs(only_unclaimed=True):
+            if not self._has_read:
+                self._jobboard.register_entity(self.conductor)
+            if self._claims.has_unsettled:
+                self._settle()
+            # Of what was posted while the connection was lost TaskFlow's board
+            # may never hear, and after a lost session it knows of no job at all.
+            for job in host.unclaimed_jobs(self._jobboard, ensure_fresh=not self._has_read):
                 if self._stopping.is_set():
                     return
                 seen.add(job.uuid)
@@ -213,7 +237,9 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         except taskflow_exceptions.JobFailure:
             # Its server may be restarting; the next look finds out.
             self._log.warning("the job board could not be read", exc_info=True)
+            self._has_read = False
             return
+        self._has_read = True
         for uuid in set(cooled) - seen:  # somebody else has them, or has done with them
             self._cooling.pop(uuid, None)
 
@@ -236,18 +262,6 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                     return False
                 self._room.wait(0.1)
         return not self._stopping.is_set()
-
-    def _claim(self, job: Any) -> bool:
-        claimant = f"{self._label}#{secrets.token_hex(4)}"
-        try:
-            self._jobboard.claim(job, claimant)
-        except (taskflow_exceptions.UnclaimableJob, taskflow_exceptions.NotFound):
-            return False  # somebody else was quicker; the flow is in good hands
-        except taskflow_exceptions.JobFailure:
-            self._log.warning("job %s could not be claimed", job, exc_info=True)
-            return False
-        self._claims[job.uuid] = claimant
-        return True
 
     # -- running ----------------------------------------------------------
 
@@ -371,7 +385,6 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     # -- finishing --------------------------------------------------------
 
     def _finish(self, job: Any, done: futures.Future[str]) -> None:
-        claimant = self._claims.pop(job.uuid, "")
         try:
             fate = done.result()
         except BaseException:
@@ -382,22 +395,21 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             self._cool(job, _LAST_COOL_SECONDS if fate == COOL else _LAST_KEEP_SECONDS)
         else:
             self._cooling.pop(job.uuid, None)
-        details = {"job": job, "conductor": self, "persistence": self._persistence}
         try:
-            if fate == CONSUME:
-                self._jobboard.consume(job, claimant)
-                self._notifier.notify("job_consumed", details)
-            else:
-                self._jobboard.abandon(job, claimant)
-                self._notifier.notify("job_abandoned", details)
-        except taskflow_exceptions.TaskFlowException:
-            # The claim is gone with its session, or the server is away. A job
-            # too many changes nothing but timing.
-            self._log.warning("job %s could not be given up", job, exc_info=True)
+            if self._claims.give_up(job, fate):
+                self._tell_given_up(job, fate)
         finally:
             with self._room:
                 self._running -= 1
                 self._room.notify_all()
+
+    def _settle(self) -> None:
+        for job, fate in self._claims.settle():
+            self._tell_given_up(job, fate)
+
+    def _tell_given_up(self, job: Any, fate: str) -> None:
+        details = {"job": job, "conductor": self, "persistence": self._persistence}
+        self._notifier.notify("job_consumed" if fate == CONSUME else "job_abandoned", details)
 
     def _cool(self, job: Any, longest_seconds: float) -> None:
         _until, seconds = self._cooling.get(job.uuid, (0.0, _FIRST_COOL_SECONDS / 2))

@@ -150,7 +150,7 @@ class Delivery(Access):
             doorbell.ring(self._board, record, self._ledger)
         except taskflow_exceptions.TaskFlowException as error:
             LOG.warning("no doorbell for flow %s: %s", record.flow_uuid, error)
-            self._ledger.unring(record.flow_uuid)
+            doorbell.unring(record.flow_uuid, self._ledger)
             return False
         return True
 

@@ -8,6 +8,7 @@ by them sees the flow's later ones too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
-from lazy_engine import host
+from lazy_engine import errors, host
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
     from lazy_engine.ledger import Ledger
+
+LOG = logging.getLogger(__name__)
 
 
 class PostedBook(models.LogBook):  # type: ignore[misc]  # TaskFlow has no types
@@ -89,3 +92,13 @@ def ring(board: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
         details={"flow_uuid": flow.flow_uuid},
         priority=flow.job_priority or jobs_base.JobPriority.NORMAL,
     )
+
+
+def unring(flow_uuid: str, ledger: Ledger) -> None:
+    """Note that a flow's doorbell was not posted; what was recorded before holds in any case."""
+    try:
+        ledger.unring(flow_uuid)
+    except errors.StoreUnavailable as error:
+        # The caller is to be told what was recorded. The watchdog rings when
+        # nobody has answered the doorbell for a while.
+        LOG.warning("flow %s counts as rung for, and is not: %s", flow_uuid, error)

@@ -16,7 +16,9 @@ from concurrent import futures
 from typing import Any
 
 import futurist
+from kazoo.protocol.states import KeeperState
 from taskflow import exceptions as taskflow_exceptions
+from taskflow import states as taskflow_states
 from taskflow import storage as taskflow_storage
 from taskflow.deciders import Depth
 from taskflow.engines.action_engine import (
@@ -201,6 +203,54 @@ def is_connected(board: Any) -> bool:
     if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
         return bool(board._client.connected)
     return bool(board.connected)
+
+
+def is_closed(board: Any) -> bool:
+    """Whether a job board was never connected, or has been closed: nothing will connect it."""
+    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return bool(board._client.client_state == KeeperState.CLOSED)
+    return not board.connected
+
+
+def unclaimed_jobs(board: Any, *, ensure_fresh: bool) -> Iterator[Any]:
+    """Yield the jobs on a board that nobody has claimed.
+
+    TaskFlow's iterator passes over a job whose state the server did not tell,
+    and asks for the next one's; for that kazoo then waits until the server is
+    there again. This one ends with the connection.
+
+    :raises taskflow.exceptions.JobFailure: the board cannot be asked.
+    """
+    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        yield from board.iterjobs(only_unclaimed=True, ensure_fresh=ensure_fresh)
+        return
+    for job in board._fetch_jobs(ensure_fresh=ensure_fresh):
+        if not is_connected(board):
+            raise taskflow_exceptions.JobFailure(f"job board '{board.name}' is not connected")
+        try:
+            is_unclaimed = job.state == taskflow_states.UNCLAIMED
+        except taskflow_exceptions.NotFound:
+            board._remove_job(job.path)
+            continue
+        if is_unclaimed:
+            yield job
+
+
+def watch_connection(board: Any, note: Callable[[], None]) -> Callable[[], None]:
+    """Have changes of a job board's connection noted; return what ends that.
+
+    :param note: called in kazoo's thread, which must not be held up. Never
+        called for boards that tell nothing about their connection.
+    """
+    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return lambda: None
+
+    def listen(_state: object) -> None:
+        note()
+
+    client = board._client
+    client.add_listener(listen)
+    return lambda: client.remove_listener(listen)
 
 
 def _failures_of(

@@ -20,7 +20,9 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 import taskflow.engines
+from kazoo.protocol.states import KazooState, KeeperState
 from sqlalchemy.dialects import mysql
+from taskflow import exceptions as taskflow_exceptions
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
     builder,
@@ -715,6 +717,45 @@ def test_zookeeper_board_has_its_client_where_host_asks_it() -> None:
     assert host.is_connected(board)
     # The day that this holds after a lost session too, host.is_connected can go.
     assert not board.connected
+
+
+def test_zookeeper_boards_client_tells_of_its_connection() -> None:
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs", "hosts": "127.0.0.1:1"})
+    client = board._client
+    assert host.is_closed(board)
+    noted: list[str] = []
+    stop = host.watch_connection(board, lambda: noted.append("changed"))
+    client._session_callback(KeeperState.CONNECTED)
+    assert noted == ["changed"]
+    assert not host.is_closed(board)
+    # Kazoo now looks for its server again, and holds calls back until it is there.
+    client._session_callback(KeeperState.CONNECTING)
+    assert noted == ["changed"] * 2
+    assert not host.is_closed(board)
+    assert not host.is_connected(board)
+    stop()
+    client._session_callback(KeeperState.CONNECTED)
+    assert noted == ["changed"] * 2
+    client.stop()
+    client.close()
+
+
+def test_zookeeper_board_knows_jobs_whose_states_can_be_asked_one_by_one() -> None:
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=mock.Mock())
+    board._last_states.append(KazooState.CONNECTED)
+    made = {
+        path: mock.Mock(path=path, state=state, __lt__=lambda *_: False)
+        for path, state in (("/jobs/1", states.CLAIMED), ("/jobs/2", states.UNCLAIMED))
+    }
+    gone = mock.Mock(path="/jobs/3", __lt__=lambda *_: False)
+    type(gone).state = mock.PropertyMock(side_effect=taskflow_exceptions.NotFound("gone"))
+    board._known_jobs.update({**made, "/jobs/3": gone})
+    found = list(host.unclaimed_jobs(board, ensure_fresh=False))
+    assert found == [made["/jobs/2"]]
+    assert set(board._known_jobs) == set(made)
+    board._client.connected = False
+    with pytest.raises(taskflow_exceptions.JobFailure, match="not connected"):
+        next(host.unclaimed_jobs(board, ensure_fresh=False))
 
 
 def test_failure_type_names_may_be_given() -> None:
