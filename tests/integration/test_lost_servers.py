@@ -92,7 +92,6 @@ def conducting(board: Any, persistence: Any) -> Iterator[None]:
         ("unknown://somewhere", "'unknown': use sqlite"),
         ({"connection": "unknown://"}, "'unknown': use sqlite"),
         ("oracle+nothing://x", "'oracle.nothing': use sqlite|driver"),
-        ({"connection": "zookeeper", "hosts": "127.0.0.1:1"}, "ZkBackend.*memory, sqlite"),
         ("dir://", "names no directory"),
         ("memory://", r"engine\.storage\.backend"),
         ("memory", r"engine\.storage\.backend"),
