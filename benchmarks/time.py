@@ -1,166 +1,294 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a watchdog costs beside many open delays, and how late it is.
+"""What deadlines cost: how late they are noticed among many that are not due, and what it costs to look.
 
-    python benchmarks/time.py [URL] [--delays 1000,100000] [--due 1000] [--seconds 60]
+``make bench`` runs this; ``python benchmarks/time.py [sqlite] [postgresql]`` runs it for some stores only. With
+``LAZY_ENGINE_BENCH_SCALE=0.01`` there are a hundredth of the delays, and all takes a hundredth of the time.
 
-For each number of open delays: as many parked flows with far deadlines, and
-beside them *due* ones whose deadlines pass one after the other within
-*seconds*. Watched are the time of an idle round, the time of a round per
-delay that was due, and how late after its deadline each timeout was written.
-The store must be empty at first; it is filled by plain inserts.
+- *lateness*: 100,000 delays are open and 1,000 of them become due within one minute, evenly. From each deadline to the
+  moment at which one watchdog had recorded the timeout, and to the moment at which it named the flow to its caller.
+- *sweep*: the median cost of a round that finds nothing, and of one that finds ten delays due, with 1,000 open delays
+  and with 100,000. Both stores are asked in turn, so that whatever else the machine does slows both.
+- *watching*: the CPU time of a process in which a watchdog looks at the 100,000 for 20 seconds and finds nothing. What
+  a database server spends on it is not in this.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+import taskflow.engines
+from taskflow import task
+from taskflow.exceptions import WrappedFailure
+from taskflow.patterns import linear_flow
 
-from lazy_engine import Client, ledger
-from lazy_engine.ledger import record as r
-from lazy_engine.ledger import sql_row
-from lazy_engine.terms import Terms
-from lazy_engine.token import EXECUTE, DelayKey
+from lazy_engine import Client, Delay, ledger
+from lazy_engine.errors import DelayTimeout
+from lazy_engine.ledger import sql_schema
+from lazy_engine.watchdog import Watchdog
 
-_BATCH = 5000
-_FAR_SECONDS = 30 * 86400.0
-_IDLE_ROUNDS = 200
+SCALE = float(os.environ.get("LAZY_ENGINE_BENCH_SCALE") or 1)
+FEW = max(10, int(1_000 * SCALE))
+MANY = max(100, int(100_000 * SCALE))
+DUE = max(10, int(1_000 * SCALE))
+DUE_SECONDS = 60 * SCALE
+WATCH_SECONDS = 20 * SCALE
+#: Rounds that are measured, by how many delays each finds due.
+ROUNDS = {0: max(5, int(200 * SCALE)), 10: max(3, int(50 * SCALE))}
 
-
-def _parked(book: Any, now: int, deadline: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the rows of a parked flow with one open delay."""
-    flow_uuid = str(uuid.uuid4())
-    flow = r.FlowRecord(
-        flow_uuid=flow_uuid,
-        flow_name="parked",
-        epoch=1,
-        state="DELAYED",
-        key_id=book.signing_key().key_id,
-        has_factory=True,
-        open_delays=1,
-        created_at=now,
-        changed_at=now,
-    )
-    key = DelayKey(flow_uuid=flow_uuid, atom_uuid=str(uuid.uuid4()), kind=EXECUTE, attempt=1)
-    opening = r.DelayOpening(key=key, task_name="wait", terms=Terms(until=deadline))
-    return sql_row.from_flow(flow), sql_row.from_delay(opening.open(now))
+_YEAR_MICROS = 366 * 86400 * 10**6
+_CHUNK = 1000
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _fill(book: Any, deadlines: list[int]) -> None:
-    tables = book._tables
-    now = book.now()
-    for start in range(0, len(deadlines), _BATCH):
-        rows = [_parked(book, now, at) for at in deadlines[start : start + _BATCH]]
-
-        def work(connection: sa.Connection, rows: Any = rows) -> None:
-            connection.execute(sa.insert(tables.flows), [row[0] for row in rows])
-            connection.execute(sa.insert(tables.delays), [row[1] for row in rows])
-
-        book._transactor.write(work)
+class Ask(task.Task):
+    def execute(self) -> Delay:
+        return Delay(timeout_seconds=366 * 86400)
 
 
-def _idle(client: Client) -> list[float]:
-    took = []
-    for _ in range(_IDLE_ROUNDS):
-        started = time.perf_counter()
-        assert client.sweep() == []
-        took.append(time.perf_counter() - started)
-    return took
+def make_flow() -> Any:
+    return linear_flow.Flow("asks").add(Ask("ask"))
 
 
-def _watch(client: Client, count: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Sweep until all due delays have timed out; return cost per delay, and lateness."""
-    book = ledger.beside(client.backend)
-    now = book.now()
-    _fill(book, [now + int((2 + seconds * n / count) * 1e6) for n in range(count)])
-    costs, seen = [], 0
-    while seen < count:
-        started = time.perf_counter()
-        found = len(client.sweep())
-        took = time.perf_counter() - started
-        if found:
-            costs.append(took / found)
-            seen += found
-        time.sleep(max(0.0, 0.5 - took))  # a round begins every half second
-    delays = book._tables.delays
-    late = book._transactor.read(
-        lambda c: (
-            c.execute(
-                sa.select(delays.c.arrived_at - delays.c.timeout_at).where(
-                    delays.c.outcome_kind.is_not(None)
-                )
-            )
-            .scalars()
-            .all()
+class Store:
+    """A store with parked flows: the first one made by an engine, the rest copies of its rows.
+
+    :ivar url: its SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = Client({"connection": url})
+        self.ledger: Any = ledger.beside(self.client.backend)
+        engine = taskflow.engines.load(make_flow(), engine="lazy", backend=self.client.backend)
+        assert engine.run() == "DELAYED"
+        self._engine: sa.Engine = self.client.backend.engine
+        tables = sql_schema.build(self._engine.dialect.name)
+        self._delays = tables.delays
+        flow_uuid = engine.storage.flow_uuid
+        self._model = _rows_of(self._engine, tables, flow_uuid)
+
+    def add(self, timeouts_at: list[int]) -> None:
+        """Park a flow for each deadline."""
+        for start in range(0, len(timeouts_at), _CHUNK):
+            made: dict[sa.Table, list[dict[str, Any]]] = {table: [] for table, _ in self._model}
+            for timeout_at in timeouts_at[start : start + _CHUNK]:
+                fresh: dict[str, str] = {}
+                for table, row in self._model:
+                    copy = {name: _renamed(name, value, fresh) for name, value in row.items()}
+                    if table is self._delays:
+                        copy |= {"timeout_at": timeout_at, "due_at": timeout_at}
+                    made[table].append(copy)
+            with self._engine.begin() as connection:
+                for table, rows in made.items():
+                    connection.execute(sa.insert(table), rows)
+
+    def forget(self, flow_uuids: list[str]) -> None:
+        """Delete what the ledger keeps of flows; nobody resumes them, and a watchdog would go on saying so."""
+        if flow_uuids:
+            with self._engine.begin() as connection:
+                for table, _ in reversed(self._model):
+                    if "flow_uuid" in table.c:
+                        connection.execute(
+                            sa.delete(table).where(table.c.flow_uuid.in_(flow_uuids))
+                        )
+
+    def add_waiting(self, count: int) -> None:
+        """Park flows whose deadlines are a year away, and do not all come at once."""
+        first_at = self.ledger.now() + _YEAR_MICROS
+        self.add([first_at + number * 1000 for number in range(count)])
+
+    def count_open(self) -> int:
+        query = sa.select(sa.func.count()).where(self._delays.c.waiting_at.is_not(None))
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def timed_out(self) -> list[tuple[str, int, int]]:
+        """Return flow, deadline and moment of recording for every delay that timed out."""
+        c = self._delays.c
+        query = sa.select(c.flow_uuid, c.timeout_at, c.arrived_at).where(
+            c.outcome_kind == "timeout"
         )
-    )
-    _forget_due(book)
-    return costs, [micros / 1e6 for micros in late]
+        with self._engine.connect() as connection:
+            return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.client.backend.close()
 
 
-def _forget_due(book: Any) -> None:
-    """Delete what was due, which nobody resumes: it would be named again each minute."""
-    flows, delays = book._tables.flows, book._tables.delays
+def _rows_of(
+    engine: sa.Engine, tables: sql_schema.Tables, flow_uuid: str
+) -> list[tuple[sa.Table, Mapping[str, Any]]]:
+    """Return all that is stored of a flow, parents first."""
+    details, atoms = tables.flowdetails, tables.atomdetails
+    book = sa.select(details.c.parent_uuid).where(details.c.uuid == flow_uuid).scalar_subquery()
+    wanted = {
+        tables.logbooks: tables.logbooks.c.uuid == book,
+        details: details.c.uuid == flow_uuid,
+        atoms: atoms.c.parent_uuid == flow_uuid,
+        tables.flows: tables.flows.c.flow_uuid == flow_uuid,
+        tables.delays: tables.delays.c.flow_uuid == flow_uuid,
+    }
+    with engine.connect() as connection:
+        return [
+            (table, dict(row._mapping))
+            for table, condition in wanted.items()
+            for row in connection.execute(sa.select(table).where(condition))
+        ]
 
-    def work(connection: sa.Connection) -> None:
-        connection.execute(sa.delete(flows).where(flows.c.check_at.is_not(None)))
-        connection.execute(sa.delete(delays).where(delays.c.outcome_kind.is_not(None)))
 
-    book._transactor.write(work)
+def _renamed(column: str, value: Any, fresh: dict[str, str]) -> Any:
+    if value is None or not column.endswith("uuid"):
+        return value
+    if value not in fresh:
+        fresh[value] = str(uuid.uuid4())
+    return fresh[value]
 
 
-def _show(what: str, seconds: list[float]) -> None:
-    cut = statistics.quantiles(seconds, n=100)
-    print(
-        f"  {what}: median {statistics.median(seconds) * 1e3:.2f} ms,"
-        f" p99 {cut[98] * 1e3:.2f} ms, most {max(seconds) * 1e3:.2f} ms"
-    )
+# -- what is measured ------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Table:
+    """Prints lines as they come: store, what, figure, what was wanted."""
+
+    store: str
+
+    def line(self, what: str, figure: str, wanted: str = "") -> None:
+        print(f"{self.store:<11} {what:<68} {figure:>12}  {wanted}".rstrip(), flush=True)
+
+
+def measure_sweeps(few: Store, many: Store, table: Table) -> None:
+    for due, rounds in ROUNDS.items():
+        took: dict[Store, list[float]] = {few: [], many: []}
+        for _ in range(rounds):
+            for store in (few, many):
+                store.add([store.ledger.now() - 1] * due)
+                began = time.perf_counter()
+                found = store.client.sweep()
+                took[store].append(time.perf_counter() - began)
+                assert len(found) == due
+                store.forget(found)
+        medians = {store: statistics.median(times) for store, times in took.items()}
+        for store, count in ((few, FEW), (many, MANY)):
+            what = f"a sweep with {count:,} open delays, {due or 'none'} due"
+            table.line(what, f"{medians[store] * 1e3:.2f} ms")
+        table.line("  ratio", f"{medians[many] / medians[few]:.2f}", "wanted: at most 1.5")
+
+
+def measure_watching(store: Store, table: Table) -> None:
+    child = [sys.executable, __file__, "--watch", store.url]
+    seconds = json.loads(subprocess.run(child, check=True, capture_output=True).stdout)
+    what = f"CPU time of a watchdog over {MANY:,} in {WATCH_SECONDS:g} s"
+    table.line(what, f"{seconds:.3f} s", f"{seconds / WATCH_SECONDS:.2%} of one core")
+
+
+def watch(url: str) -> None:
+    """Be the process whose CPU time is measured."""
+    client = Client({"connection": url})
+    began = time.process_time()
+    with Watchdog(client):
+        time.sleep(WATCH_SECONDS)
+    print(json.dumps(time.process_time() - began))
+
+
+def measure_lateness(store: Store, table: Table) -> None:
+    told_at: dict[str, int] = {}
+
+    def on_wanting(flow_uuid: str) -> None:
+        # Those that nobody resumes are named again after a minute.
+        told_at.setdefault(flow_uuid, time.time_ns() // 1000)
+
+    step = int(DUE_SECONDS * 1e6 / DUE)
+    # What takes time to insert must not be late before the watchdog runs.
+    first_at = store.ledger.now() + int((1 + 9 * SCALE) * 1e6)
+    store.add([first_at + number * step for number in range(DUE)])
+    assert store.ledger.now() < first_at, "inserting took too long"
+    assert store.count_open() >= MANY
+    with Watchdog(store.client, on_wanting=on_wanting):
+        give_up = time.monotonic() + DUE_SECONDS + 60
+        while len(told_at) < DUE and time.monotonic() < give_up:
+            time.sleep(0.1)
+    timed_out = store.timed_out()
+    assert len(timed_out) == len(told_at) == DUE, "not all of them timed out"
+    recorded = [(arrived_at - at) / 1e6 for _, at, arrived_at in timed_out]
+    told = [(told_at[flow_uuid] - at) / 1e6 for flow_uuid, at, _ in timed_out]
+    for what, late in (("recorded", recorded), ("told to the caller", told)):
+        assert min(late) >= 0, "a deadline came too early"
+        name = f"{DUE:,} of {MANY:,} due in {DUE_SECONDS:g} s: late when {what}"
+        table.line(f"{name}, median", f"{statistics.median(late):.3f} s")
+        table.line(f"{name}, max", f"{max(late):.3f} s", "wanted: at most 2 s")
+    require_real(store, timed_out[-1][0])
+
+
+def require_real(store: Store, flow_uuid: str) -> None:
+    """Resume a copied flow whose deadline has passed: it must end as any flow does."""
+    # After a reload TaskFlow wraps what it stored of the failure.
+    with contextlib.suppress(DelayTimeout, WrappedFailure):
+        store.client.resume(flow_uuid, flow=make_flow())
+    assert store.client.flow(flow_uuid).state == "REVERTED"
+
+
+# -- stores ------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[Client]:
-    client = Client({"connection": url})
-    with contextlib.closing(client.backend):
-        yield client
-        ledger.beside(client.backend).close()
+def sqlite_urls() -> Iterator[tuple[str, str]]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield f"sqlite:///{directory}/few.sqlite", f"sqlite:///{directory}/many.sqlite"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("url", nargs="?", help="of an empty store; left out: SQLite in a file")
-    parser.add_argument("--delays", default="1000,100000", help="numbers of open delays, rising")
-    parser.add_argument("--due", type=int, default=1000, help="how many of them become due")
-    parser.add_argument("--seconds", type=float, default=60.0, help="within that time")
-    arguments = parser.parse_args()
-    medians = []
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        _opened(arguments.url or f"sqlite:///{directory}/flows.db") as client,
-    ):
-        book = ledger.beside(client.backend)
-        have = 0
-        for wanted in (int(text) for text in arguments.delays.split(",")):
-            _fill(book, [book.now() + int(_FAR_SECONDS * 1e6)] * (wanted - have))
-            have = wanted
-            print(f"{wanted} open delays")
-            idle = _idle(client)
-            _show("a round in which nothing is due", idle)
-            costs, late = _watch(client, arguments.due, arguments.seconds)
-            _show("a round, per delay that was due", costs)
-            _show("written after the deadline", late)
-            medians.append((statistics.median(idle), statistics.median(costs)))
-    first, last = medians[0], medians[-1]
-    print(
-        f"ratio of medians: idle {last[0] / first[0]:.2f}, per due delay {last[1] / first[1]:.2f}"
-    )
+@contextlib.contextmanager
+def postgresql_urls() -> Iterator[tuple[str, str]]:
+    # At the end, so that the installed package is measured where there is one.
+    sys.path.append(str(_ROOT))
+    from tests.servers import PostgreSQL
+
+    server = PostgreSQL()
+    server.start()
+    try:
+        yield server.create_database(), server.create_database()
+    finally:
+        server.close()
+
+
+STORES = {"sqlite": sqlite_urls, "postgresql": postgresql_urls}
+
+
+def measure(name: str) -> None:
+    table = Table(name)
+    with STORES[name]() as (few_url, many_url), contextlib.ExitStack() as stack:
+        few, many = Store(few_url), Store(many_url)
+        stack.callback(few.close)
+        stack.callback(many.close)
+        few.add_waiting(FEW - 1)
+        began = time.perf_counter()
+        many.add_waiting(MANY - 1)
+        table.line(f"(inserting {MANY:,} parked flows)", f"{time.perf_counter() - began:.1f} s")
+        measure_sweeps(few, many, table)
+        measure_watching(many, table)
+        measure_lateness(many, table)
 
 
 if __name__ == "__main__":
-    main()
+    # That nobody but this script can resume these flows is meant.
+    logging.getLogger("lazy_engine").setLevel(logging.ERROR)
+    if sys.argv[1:2] == ["--watch"]:
+        watch(sys.argv[2])
+    else:
+        for store_name in sys.argv[1:] or STORES:
+            measure(store_name)

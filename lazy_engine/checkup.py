@@ -19,7 +19,7 @@ from lazy_engine import rules, token
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import may_still_open, stored_attempt
-from lazy_engine.token import DelayKey
+from lazy_engine.token import REVERT, DelayKey
 
 #: Contradicts what the ledger promises: a defect, or somebody wrote to the tables.
 WRONG: Final = "wrong"
@@ -258,7 +258,11 @@ def _unwatched(seen: Reading) -> Found:
         return
     elif names := sorted({delay.task_name for delay in seen.delays if delay.is_unabsorbed}):
         yield None, f"{names} have outcomes, without an owner and without a ring"
-    elif seen.is_cancelled:
+    elif seen.is_cancelled and not any(
+        # Its compensations wait for the outside, as any delay does.
+        delay.is_open and delay.key.kind == REVERT
+        for delay in seen.delays
+    ):
         yield None, "it was cancelled, without an owner and without a ring"
 
 

@@ -21,9 +21,11 @@ from taskflow.jobs import backends as jobboards
 from taskflow.patterns import linear_flow, unordered_flow
 from taskflow.persistence import backends
 
-from lazy_engine import Client, Delay, Result
+from lazy_engine import Client, Delay, Result, StillWaiting, ledger, pattern
 from lazy_engine.testing import Site
 from tests.waiting import wait_until
+
+_HOUR = 3600.0
 
 # -- the outside -------------------------------------------------------------
 
@@ -130,6 +132,31 @@ class UnmakeOutside(Make):
         return delay
 
 
+class AskForAnHour(Ask):
+    """Hand the token out, and wait for an hour at most."""
+
+    def execute(self) -> Delay:
+        delay = Delay(timeout_seconds=_HOUR)
+        self._outside.keep(self.name, delay)
+        return delay
+
+
+class LookEveryHour(task.Task):
+    """Wait, and look every hour whether a file is there."""
+
+    def __init__(self, name: str, done_path: str) -> None:
+        super().__init__(name, provides=name)
+        self._done_path = pathlib.Path(done_path)
+
+    def execute(self) -> Delay:
+        return Delay(timeout_seconds=None, probe_every_seconds=_HOUR)
+
+    def probe(self, probe_state: Any) -> Any:
+        if self._done_path.exists():
+            return "found"
+        return StillWaiting((probe_state or 0) + 1)
+
+
 class Use(task.Task):
     """Use an answer."""
 
@@ -177,6 +204,22 @@ def make_unmade_outside(outside: str) -> Any:
     return linear_flow.Flow("flow").add(
         Make("first"), UnmakeOutside("made", outside), Ask("ask", outside)
     )
+
+
+def make_unmade_at_once(outside: str) -> Any:
+    return linear_flow.Flow("flow").add(UnmakeOutside("made", outside), Ask("ask", outside))
+
+
+def make_timed(outside: str) -> Any:
+    return linear_flow.Flow("flow", retry=retry.Times(2, "retry")).add(AskForAnHour("ask", outside))
+
+
+def make_asleep(outside: str) -> Any:
+    return linear_flow.Flow("flow").add(pattern.Sleep("sleep", _HOUR))
+
+
+def make_looking(outside: str) -> Any:
+    return linear_flow.Flow("flow").add(LookEveryHour("look", f"{outside}/done"))
 
 
 def make_threaded(outside: str, persistence: str, flow_uuid: str) -> Any:
@@ -301,6 +344,55 @@ def cancelled(site: Site) -> None:
     site.client.complete(Outside(site.directory).token("ask"), "in vain")
 
 
+def cancelled_and_unmade_by_the_outside(site: Site) -> None:
+    """Called off while it waits; a compensation waits for the outside, which is heard."""
+    _submit(site, make_unmade_at_once)
+    site.client.resume(site.flow_uuid)
+    site.client.cancel(site.flow_uuid, "not wanted any more")
+    site.client.resume(site.flow_uuid)
+    outside = Outside(site.directory)
+    site.client.complete(outside.token("ask"), "in vain")
+    site.client.complete(outside.token("unmake"), "unmade")
+    assert site.client.resume(site.flow_uuid) == "REVERTED"
+
+
+def timed_out_and_retried(site: Site) -> None:
+    """The first attempt's deadline passes, and its token is late; the second one is answered in time."""
+    _keep_time(site)
+    _submit(site, make_timed)
+    site.client.resume(site.flow_uuid)
+    _let_pass(site, _HOUR)
+    _sweep(site)
+    site.client.resume(site.flow_uuid)
+    outside = Outside(site.directory)
+    site.client.complete(outside.token("ask", 1), "much too late")
+    site.client.complete(outside.token("ask", 2), "in time")
+    assert site.client.resume(site.flow_uuid) == "SUCCESS"
+
+
+def slept(site: Site) -> None:
+    """No watchdog sees that it is time: whoever resumes the flow does."""
+    _keep_time(site)
+    _submit(site, make_asleep)
+    site.client.resume(site.flow_uuid)
+    _let_pass(site, _HOUR)
+    assert site.client.resume(site.flow_uuid) == "SUCCESS"
+
+
+def probed(site: Site) -> None:
+    """A probe looks in vain; the next one finds the answer."""
+    _keep_time(site)
+    _submit(site, make_looking)
+    site.client.resume(site.flow_uuid)
+    _let_pass(site, _HOUR)
+    _sweep(site)
+    site.client.resume(site.flow_uuid)
+    (site.directory / "done").touch()
+    _let_pass(site, 3 * _HOUR)
+    _sweep(site)
+    assert site.client.resume(site.flow_uuid) == "SUCCESS"
+
+
 def sibling_failed(site: Site) -> None:
     """One branch fails while the other waits: that wait is called off, and its answer is late."""
     _submit(site, make_two)
@@ -356,6 +448,27 @@ def woken_through_the_job_board(site: Site) -> None:
 def _submit(site: Site, factory: Any, **kwargs: Any) -> None:
     given = {"outside": str(site.directory), **kwargs}
     assert site.client.submit(factory, kwargs=given, flow_uuid=site.flow_uuid) == site.flow_uuid
+
+
+def _keep_time(site: Site) -> None:
+    """Begin a life at the time at which the one before it ended."""
+    passed = site.directory / "seconds passed"
+    seconds = float(passed.read_text()) if passed.exists() else 0.0
+    ledger.beside(site.client.backend).clock_offset_seconds = seconds
+
+
+def _let_pass(site: Site, seconds: float) -> None:
+    """Have the store's clock show that so much time has passed since the beginning, or leave it if it shows more."""
+    book = ledger.beside(site.client.backend)
+    book.clock_offset_seconds = max(book.clock_offset_seconds, seconds)
+    (site.directory / "seconds passed").write_text(str(book.clock_offset_seconds))
+
+
+def _sweep(site: Site) -> None:
+    """Do a watchdog's round for this flow alone: the others in the store go by other clocks."""
+    book = ledger.beside(site.client.backend)
+    if site.flow_uuid in book.due(1000):
+        book.tend(site.flow_uuid, rings=False)
 
 
 def _in_threads(*jobs: Callable[[], None]) -> None:

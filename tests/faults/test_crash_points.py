@@ -38,6 +38,10 @@ SCENARIOS = (
     scenarios.failed_and_reverted,
     scenarios.reverted_by_the_outside,
     scenarios.cancelled,
+    scenarios.cancelled_and_unmade_by_the_outside,
+    scenarios.timed_out_and_retried,
+    scenarios.slept,
+    scenarios.probed,
     scenarios.sibling_failed,
     scenarios.suspended,
 )

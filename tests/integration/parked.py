@@ -50,6 +50,18 @@ def make_flow() -> Any:
     return linear_flow.Flow("flow").add(Waits("waits"), Echo("echo"))
 
 
+class WaitsToUndo(task.Task):
+    def execute(self) -> None:
+        return None
+
+    def revert(self, **_kwargs: Any) -> Delay:
+        return Delay()
+
+
+def make_flow_that_waits_to_undo() -> Any:
+    return linear_flow.Flow("flow").add(WaitsToUndo("undoes"), Waits("waits"))
+
+
 @dataclasses.dataclass
 class World:
     """A store with one flow that is parked in the task ``waits``."""

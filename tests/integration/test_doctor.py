@@ -22,7 +22,7 @@ from lazy_engine import DELAYED, Client, FlowIncident, checkup, doctor, ledger
 from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import ExitCode
 from tests.integration import wake_flows
-from tests.integration.parked import make_flow
+from tests.integration.parked import make_flow, make_flow_that_waits_to_undo
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -223,6 +223,15 @@ def test_flows_that_are_left_for_a_person_are_named_but_not_wrong(ward: Ward) ->
 def run(url: str, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     code = main(["--persistence", url, "doctor", *words])
     return code, capsys.readouterr().out
+
+
+def test_cancelled_flow_whose_compensation_waits_is_sound(ward: Ward) -> None:
+    before = ward.found()
+    flow_uuid = ward.client.submit(make_flow_that_waits_to_undo)
+    assert ward.client.resume(flow_uuid) == DELAYED
+    ward.client.cancel(flow_uuid, "not wanted any more")
+    assert ward.client.resume(flow_uuid) == DELAYED
+    assert ward.found() == before
 
 
 def test_exit_code_says_which(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run; what they measure is nobody's test."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+_BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_benchmark_of_time_finds_every_deadline_and_prints_a_table() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(_BENCHMARKS / "time.py"), "sqlite"],
+        env={**os.environ, "LAZY_ENGINE_BENCH_SCALE": "0.001"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 12
+    assert all(line.startswith("sqlite ") for line in lines)
