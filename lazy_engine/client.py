@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import taskflow.engines
@@ -208,11 +208,24 @@ class Client(Delivery, Inspection):
         :returns: uuids of the flows that want to be resumed. Without a job
             board, that is for the caller to do.
         """
-        wanting: list[str] = []
+        return [flow_uuid for page in self.sweep_pages() for flow_uuid in page]
+
+    def sweep_pages(self) -> Iterator[list[str]]:
+        """Do one round of the watchdog, and tell after each page of flows; see :meth:`sweep`.
+
+        So whoever resumes them need not wait for the whole round, which goes
+        on for as long as more comes due.
+        """
         seen: set[str] = set()
+        in_trouble = 0
         for _ in range(_SWEEP_PAGES):
-            page = [uuid for uuid in self._ledger.due(_SWEEP_PAGE) if uuid not in seen]
+            # Flows that could not be seen to are still due, and stand before the others.
+            due = self._ledger.due(_SWEEP_PAGE + in_trouble)
+            page = [flow_uuid for flow_uuid in due if flow_uuid not in seen]
+            if not page:
+                return
             seen.update(page)
+            wanting = []
             for flow_uuid in page:
                 try:
                     if self._tend(flow_uuid):
@@ -222,9 +235,8 @@ class Client(Delivery, Inspection):
                 except Exception:
                     # One flow's trouble must not keep the others from being seen to.
                     LOG.exception("flow %s is due and cannot be seen to", flow_uuid)
-            if not page:
-                break
-        return wanting
+                    in_trouble += 1
+            yield wanting
 
     def _tend(self, flow_uuid: str) -> bool:
         """Do what is due for a flow; return whether it wants to be resumed."""

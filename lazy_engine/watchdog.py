@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from futurist import periodics
@@ -81,20 +81,23 @@ class Watchdog:
 
     def _round(self) -> None:
         try:
-            wanting = self._client.sweep()
+            for wanting in self._client.sweep_pages():
+                self._tell(wanting)
         except errors.StoreUnavailable as error:
             # The store may be restarting; what is due stays due.
             if self._failures % _COMPLAIN_EVERY == 0:
                 LOG.warning("the watchdog cannot reach the store, and goes on trying: %s", error)
             self._failures += 1
-            return
         except Exception:
             # The thread must live: every deadline hangs on it.
             LOG.exception("a round of the watchdog failed")
+        else:
+            self._failures = 0
+
+    def _tell(self, wanting: Sequence[str]) -> None:
+        if self._on_wanting is None:
             return
-        self._failures = 0
-        for flow_uuid in wanting if self._on_wanting is not None else ():
-            assert self._on_wanting is not None
+        for flow_uuid in wanting:
             try:
                 self._on_wanting(flow_uuid)
             except Exception:

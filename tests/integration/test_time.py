@@ -13,6 +13,7 @@ from taskflow import retry, states
 from taskflow.patterns import linear_flow, unordered_flow
 
 from lazy_engine import DELAYED, Delay, Disposition, StillWaiting, errors, pattern
+from lazy_engine import client as client_module
 from lazy_engine.watchdog import Watchdog
 from tests.integration.timed import Ask, Break, Compensate, Say, Timed
 from tests.waiting import wait_until
@@ -472,6 +473,8 @@ def test_watchdog_outlives_a_flow_that_cannot_be_seen_to(timed: Timed, monkeypat
         return real(flow_uuid, rings=rings)
 
     monkeypatch.setattr(timed.ledger, "tend", tend)
+    # Even if it fills a whole page, which is what it stays at the head of.
+    monkeypatch.setattr(client_module, "_SWEEP_PAGE", 1)
     assert timed.pass_seconds(HOUR + 1) == [timed.flow_uuid]
 
 
