@@ -22,7 +22,7 @@ from taskflow.jobs import backends as jobboards
 from taskflow.patterns import linear_flow, unordered_flow
 from taskflow.persistence import backends
 
-from lazy_engine import Delay
+from lazy_engine import Delay, address
 from tests.waiting import wait_until
 
 
@@ -115,7 +115,7 @@ if __name__ == "__main__":
     words: list[str] = []
     try:
         run = {"engine": _run_engine, "conductor": _run_conductor}[sys.argv[1]]
-        run(backends.fetch({"connection": given["url"]}), given, words)
+        run(backends.fetch(address.configuration(given["url"])), given, words)
     except Exception as error:
         words.append(type(error).__name__)
     pathlib.Path(given["directory"], "result").write_text(json.dumps(words))
