@@ -10,18 +10,19 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kazoo import client as kazoo_client
 from taskflow.persistence import backends
 
+from lazy_engine import address
 from lazy_engine.testing.journal import Journal
 from lazy_engine.testing.watched import WatchedClient
-from lazy_engine.testing.write import WatchedKazooClient, WriteTap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Site:
     """What a scenario has at hand in one of its processes.
 
-    :ivar persistence: address of the store (SQLAlchemy URL).
+    :ivar persistence: address of the store.
     :ivar flow_uuid: the flow to submit; the same one in every life.
     :ivar directory: the outside world: what is written there survives crashes.
     :ivar life: 1 in the first process, one more after every crash.
@@ -33,7 +34,6 @@ class Site:
     directory: pathlib.Path
     life: int
     settings: Mapping[str, Any]
-    tap: WriteTap = dataclasses.field(repr=False)
     _leftovers: contextlib.ExitStack = dataclasses.field(
         default_factory=contextlib.ExitStack, repr=False
     )
@@ -47,7 +47,7 @@ class Site:
     def client(self) -> WatchedClient:
         """A client without a job board; whatever it submits and delivers is noted."""
         # The store exists; to look for upgrades in every life takes its time.
-        backend = backends.fetch({"connection": self.persistence})
+        backend = backends.fetch(address.configuration(self.persistence))
         self.at_end(backend.close)
         return WatchedClient(backend, self.journal)
 
@@ -55,12 +55,12 @@ class Site:
         """Return a client of the same store that rings on a job board."""
         return WatchedClient(self.client.backend, self.journal, jobboard)
 
-    def zookeeper(self, hosts: str, **options: Any) -> WatchedKazooClient:
-        """Return a started ZooKeeper client whose writes are numbered.
+    def zookeeper(self, hosts: str, **options: Any) -> Any:
+        """Return a started ZooKeeper client, stopped when the scenario has been told.
 
         :param options: as for :class:`kazoo.client.KazooClient`.
         """
-        client = WatchedKazooClient(self.tap, hosts=hosts, **options)
+        client = kazoo_client.KazooClient(hosts=hosts, **options)
         client.start()
         self.at_end(client.close)
         self.at_end(client.stop)

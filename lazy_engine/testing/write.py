@@ -2,13 +2,14 @@
 """Numbers a process' durable writes, and kills it beside one of them.
 
 Nothing in the code under test knows of it. SQLAlchemy announces every commit
-of every engine in the process (TaskFlow's own among them); for ZooKeeper there
-is a kazoo client that announces its writes. So a write that is added later is
-numbered too, whoever makes it.
+of every engine in the process (TaskFlow's own among them). Kazoo announces
+nothing, so the methods by which its clients write are replaced. So a write that
+is added later is numbered too, whoever makes it.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from kazoo import client as kazoo_client
+from kazoo.handlers import utils as kazoo_utils
 
 Side = Literal["before", "after"]
 
@@ -101,47 +103,51 @@ class WriteTap:
         for number in info["numbers"] if info is not None else ():
             self.after(number)
 
+    # -- ZooKeeper --------------------------------------------------------
 
-class WatchedKazooClient(kazoo_client.KazooClient):  # type: ignore[misc]  # kazoo has no types
-    """A kazoo client whose writes are numbered.
+    def watch_zookeeper(self) -> None:
+        """Number what any kazoo client of this process writes, from now on.
 
-    Give it to a job board: ``jobboards.fetch(name, conf, client=…)``. What is
-    written by its asynchronous methods is not seen; TaskFlow's job board and
-    persistence use none of them to write.
-    """
+        A transaction is one write, as is each node that is made, set or deleted
+        by itself. One that is refused (the node was there already) has a number
+        as well. There is no way back, as with databases.
+        """
+        # TaskFlow makes its clients by itself, and so does whoever opens a store
+        # by its address: a client of our own could not be given to all of them.
+        # The synchronous methods call the asynchronous ones.
+        for verb in ("create", "set", "delete"):
+            self._replace(kazoo_client.KazooClient, f"{verb}_async", _one_node(verb))
+        self._replace(kazoo_client.TransactionRequest, "commit_async", _transaction)
 
-    def __init__(self, tap: WriteTap, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._tap = tap
+    def _replace(self, owner: Any, name: str, describe: Callable[..., str]) -> None:
+        write = getattr(owner, name)
 
-    def create(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        return self._numbered(f"create {path}", super().create, path, *args, **kwargs)
+        @functools.wraps(write)
+        def numbered(asked: Any, *args: Any, **kwargs: Any) -> Any:
+            client = getattr(asked, "client", asked)
+            answer = client.handler.async_result()
+            number = self.before(describe(asked, *args, **kwargs))
 
-    def set(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        return self._numbered(f"set {path}", super().set, path, *args, **kwargs)
+            @kazoo_utils.wrap(answer)  # type: ignore[untyped-decorator]  # kazoo has no types
+            def tell(result: Any) -> Any:
+                self.after(number)  # before anybody is told
+                return result.get()
 
-    def delete(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        return self._numbered(f"delete {path}", super().delete, path, *args, **kwargs)
+            write(asked, *args, **kwargs).rawlink(tell)
+            return answer
 
-    def transaction(self) -> kazoo_client.TransactionRequest:
-        return _WatchedTransaction(self, self._numbered)
-
-    def _numbered(self, what: str, write: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        number = self._tap.before(what)
-        try:
-            return write(*args, **kwargs)
-        finally:
-            # Refused (the node was there already) is an answer as well.
-            self._tap.after(number)
+        setattr(owner, name, numbered)
 
 
-class _WatchedTransaction(kazoo_client.TransactionRequest):  # type: ignore[misc]
-    def __init__(self, client: WatchedKazooClient, numbered: Callable[..., Any]) -> None:
-        super().__init__(client)
-        self._numbered = numbered
+def _one_node(verb: str) -> Callable[..., str]:
+    def describe(_client: Any, path: str, *_: Any, **_options: Any) -> str:
+        return f"{verb} {path}"
 
-    def commit(self) -> Any:
-        return self._numbered(f"transaction {_paths(self.operations)}", super().commit)
+    return describe
+
+
+def _transaction(request: Any) -> str:
+    return f"transaction {_paths(request.operations)}"
 
 
 def _paths(operations: Iterable[Any]) -> str:

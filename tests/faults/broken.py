@@ -7,6 +7,7 @@ Each runs in processes of its own, so nothing is put back.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from lazy_engine import token
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger.sql_ownership import SqlOwnership
+from lazy_engine.ledger.zookeeper_connection import Connection
 from lazy_engine.testing import Site
 from tests.faults import scenarios
 
@@ -29,6 +31,25 @@ def stored_twice(site: Site) -> None:
         connection.rollback()
         connection.execute(sa.text("DELETE FROM lazy_delays"))
         connection.commit()
+
+
+def znodes_written(site: Site) -> None:
+    """Store a flow; then write to ZooKeeper in each of the ways there are, and note outside what was made."""
+    scenarios._submit(site, scenarios.make_ask_use)
+    client = site.zookeeper(site.settings["hosts"])
+    top = f"{site.settings['path']}/top-{site.flow_uuid}-{site.life}"
+    client.ensure_path_async(top).get(10)
+    client.create(f"{top}/made", b"once")
+    # Callbacks come late, so that whoever is told without one has the time to note it.
+    client.get_async(top).rawlink(lambda _result: threading.Event().wait(0.2))
+    client.set_async(f"{top}/made", b"twice").get(10)
+    (site.directory / f"told-{site.life}").touch()
+    transaction = client.transaction()
+    transaction.check(f"{top}/made", 1)
+    transaction.set_data(f"{top}/made", b"thrice")
+    transaction.commit()
+    assert client.get(f"{top}/made")[0] == b"thrice"
+    client.delete(top, recursive=True)
 
 
 def new_attempt_after_a_crash(site: Site) -> None:
@@ -73,6 +94,20 @@ def absorbed_in_a_second_transaction(site: Site) -> None:
     right = SqlOwnership.commit
     SqlOwnership.commit = commit  # type: ignore[method-assign]
     scenarios.failed_and_retried(site)
+
+
+def guarded_in_a_first_transaction(site: Site) -> None:
+    """What guards a ZooKeeper transaction is written by itself, and what it guards after it."""
+
+    def write(self: Connection, guards: Any, operations: Any) -> Any:
+        answers = right(self, guards, [])
+        if operations:
+            right(self, [], operations)
+        return answers
+
+    right = Connection.write
+    Connection.write = write  # type: ignore[method-assign]
+    scenarios.submit_park_answer(site)
 
 
 def believed_delivered(site: Site) -> None:

@@ -21,7 +21,7 @@ from taskflow.jobs import backends as jobboards
 from taskflow.patterns import linear_flow, unordered_flow
 from taskflow.persistence import backends
 
-from lazy_engine import Client, Delay, Result
+from lazy_engine import Client, Delay, Result, address
 from lazy_engine.testing import Site
 from tests.waiting import wait_until
 
@@ -142,7 +142,7 @@ class Use(task.Task):
 
 @contextlib.contextmanager
 def _client(persistence: str) -> Iterator[Client]:
-    with contextlib.closing(backends.fetch({"connection": persistence})) as backend:
+    with contextlib.closing(backends.fetch(address.configuration(persistence))) as backend:
         yield Client(backend)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lazy_engine import Client
 from lazy_engine.testing import CrashReport, CrashTest, Crew
 from tests.faults import broken
+from tests.servers import ZooKeeper
 
 pytestmark = pytest.mark.fault
 
@@ -59,6 +61,43 @@ def test_only_commits_that_write_are_numbered(killed: Callable[..., CrashReport]
         (2, "before", "commit lazy_delays"),
         (2, "after", "commit lazy_delays"),
     ]
+
+
+def test_whatever_kazoo_writes_is_numbered(
+    zookeeper: ZooKeeper, zookeeper_url: str, jobboard_path: str, tmp_path: pathlib.Path, crew: Crew
+) -> None:
+    Client(zookeeper_url).backend.close()
+    test = CrashTest(
+        broken.znodes_written,
+        persistence=zookeeper_url,
+        directory=tmp_path,
+        settings={"hosts": zookeeper.hosts, "path": jobboard_path},
+        crew=crew,
+    )
+    report = test.run()
+    assert not report.problems, report
+    writes = [point.write for point in report.points if point.side == "before"]
+    assert [re.sub(r"/\S*/(top|made)[-\w]*", r"/\1", write) for write in writes[1:]] == [
+        "create /top",
+        "create /made",
+        "set /made",
+        "transaction checkversion /made, setdata /made",
+        "delete /made",
+        "delete /top",
+    ]
+    # Killed beside the flow, /top, /made or what was set, a first life was never told that it was set.
+    untold = [path for path in tmp_path.iterdir() if not (path / "told-1").exists()]
+    assert len(untold) == 8
+
+
+def test_what_is_broken_on_zookeeper_is_found_out(
+    zookeeper_url: str, tmp_path: pathlib.Path, crew: Crew
+) -> None:
+    Client(zookeeper_url).backend.close()
+    scenario = broken.guarded_in_a_first_transaction
+    report = CrashTest(scenario, persistence=zookeeper_url, directory=tmp_path, crew=crew).run()
+    assert "its details say" in str(report)
+    assert len(report.problems) < len(report.points), "broken with any crash, wherever"
 
 
 def test_a_scenario_that_fails_without_a_crash_is_no_scenario(
