@@ -29,6 +29,9 @@ RENEWALS_PER_LEASE: Final = 3
 #: How long the thread stays when there is nothing to keep.
 _IDLE_SECONDS: Final = 0.05
 
+#: How long closing waits at most for a renewal that the store does not answer.
+_CLOSE_SECONDS: Final = 5.0
+
 #: How often an owner is asked whether it has progress to write.
 _FLUSH_SECONDS: Final = 1.0
 
@@ -78,6 +81,19 @@ class Keeper:
         """Stop caring for a lease; it is neither renewed nor released."""
         with self._changed:
             self._holds.discard(hold)
+
+    def close(self) -> None:
+        """Care for no lease any more, and wait until none is being cared for.
+
+        Otherwise a store could be closed under a renewal, whose connection
+        nobody would close then.
+        """
+        with self._changed:
+            self._holds.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         idle_since = time.monotonic()

@@ -222,5 +222,6 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
         return gone
 
     def close(self) -> None:
+        self.keeper.close()
         if self._owns_engine:
             self._transactor.close()

@@ -275,7 +275,8 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, Zoo
         self._write(flow, dataclasses.replace(flow, is_gone=True), operations)
 
     def close(self) -> None:
-        """Nothing to let go of: the client is TaskFlow's."""
+        # The client is TaskFlow's.
+        self.keeper.close()
 
 
 def open_ledger(backend: Any) -> ZooKeeperLedger:
