@@ -122,7 +122,12 @@ class Load:
             state = self._client.wait(flow_uuid, timeout_seconds=left)
             assert state == "SUCCESS", f"{flow_uuid}: {state}; {self._unexpected}"
         for board in boards:
-            wait_until(lambda board=board: board.job_count == 0, what="an empty board")
+            # A job whose claim was lost, or that a conductor leaves alone for a while, goes last.
+            wait_until(
+                lambda board=board: board.job_count == 0,
+                what="an empty board",
+                timeout_seconds=_PATIENCE_SECONDS,
+            )
         self._is_over.set()
         self._threads[1].join()
         assert not self._unexpected

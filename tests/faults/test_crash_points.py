@@ -48,10 +48,14 @@ SCENARIOS = (
     scenarios.sibling_failed,
 )
 
-#: Further stores go here, each with a fixture ``<store>_url``. On ZooKeeper it takes longer to tell all.
+#: What is told of each store, which needs a fixture ``<store>_url``; all of it only if there is time.
 STORES = {
     "sqlite": SCENARIOS,
-    "postgresql": SCENARIOS,
+    "postgresql": (
+        SCENARIOS
+        if SCALE > 1
+        else (*MAIN, scenarios.timed_out_and_retried, scenarios.cancelled_and_unmade_by_the_outside)
+    ),
     "zookeeper": SCENARIOS if SCALE > 1 else MAIN,
 }
 

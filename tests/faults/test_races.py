@@ -6,7 +6,7 @@ once or a little later, some while the task that made the token still runs; a fi
 the flows as it pleases. The other half has nothing but its doorbells: there every lost wake-up is a flow that never
 ends. Nobody dies here, so that no task may be executed twice.
 
-``LAZY_ENGINE_FAULT_SCALE=17`` runs seventeen times as many flows (about 5,000 in each store).
+``LAZY_ENGINE_FAULT_SCALE=34`` runs thirty-four times as many flows (about 5,000 in each store).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
 _SCALE = float(os.environ.get("LAZY_ENGINE_FAULT_SCALE", "1"))
-_FLOWS = max(1, int(300 * _SCALE))
+_FLOWS = max(1, int(150 * _SCALE))
 _AT_ONCE = 100
 _PATIENCE_SECONDS = 120.0
 _REPOSITORY = pathlib.Path(__file__).parents[2]

@@ -338,7 +338,7 @@ def test_busy_store_is_sound_at_every_moment(
         assert found == []
         assert len(reports) > 2
         assert reports[-1].flows == 25
-        assert max(report.leases for report in reports) > 0, "it was looked at while flows ran"
+        assert any(report.flows > 0 for report in reports[:-1]), "it was looked at while flows ran"
         book.close()
 
 

@@ -20,7 +20,7 @@ _STEP = pathlib.Path(__file__).parent / "scenario_2014" / "step.py"
 _TIMEOUT_SECONDS = 60.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mysql", "dir", "zookeeper"])
+@pytest.fixture(params=["sqlite", "postgresql", "zookeeper"])
 def store_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
 
