@@ -11,6 +11,7 @@ import sysconfig
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import hypothesis
@@ -20,6 +21,8 @@ from tests.servers import MySQL, PostgreSQL, ZooKeeper, owned_pids
 from tests.servers.process import children_of, in_ci
 
 _GRACE_SECONDS = 5.0
+#: Property of a test's report: store, points tried, processes.
+CRASH_POINTS = "crash points"
 _SEED = int(os.environ.get("LAZY_ENGINE_TEST_SEED") or random.SystemRandom().randrange(2**32))
 # Processes that Python's multiprocessing keeps for the life of the whole process.
 _PYTHONS_OWN = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
@@ -99,6 +102,22 @@ def _check_that_the_installed_package_is_tested() -> None:
     expected = pathlib.Path(sysconfig.get_path("purelib")).resolve()
     if found is None or not found.is_relative_to(expected):
         raise pytest.UsageError(f"lazy_engine is imported from {found}, not from {expected}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many crash points were tried, by every worker."""
+    points: Counter[str] = Counter()
+    lives: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == CRASH_POINTS:
+                store, tried, lived = value
+                points[store] += tried
+                lives[store] += lived
+    if points:
+        terminalreporter.section(CRASH_POINTS)
+        for store, tried in sorted(points.items()):
+            terminalreporter.line(f"{store}: {tried} tried, in {lives[store]} processes")
 
 
 @pytest.fixture(scope="session")
