@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskflow import states
 
@@ -18,6 +18,9 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.receipt import Disposition
 from lazy_engine.token import DelayKey
+
+if TYPE_CHECKING:
+    from lazy_engine.ledger.protocol import TakeRequest
 
 #: Key of an atom's ``meta`` under which its count of attempts is kept:
 #: ``{"execute": int, "revert": int}``.
@@ -66,6 +69,21 @@ def closings_in_vain(
         if record.key.atom_uuid in atoms
         and not may_still_open(record.key, atoms[record.key.atom_uuid])
     ]
+
+
+def refusal_of(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused | None:
+    """Return why a lease is not granted, or ``None`` if it is.
+
+    :param record: of the flow, with its lease as the store (or this observer) sees it.
+    """
+    if rules.is_over(record) and not request.may_rerun:
+        return r.Refused(reason="ended", record=record)
+    if rules.is_suspended(record) and not request.resumes:
+        return r.Refused(reason="suspended", record=record)
+    if rules.has_owner(record, now) and record.owner != request.owner:
+        left = ((record.lease_expires_at or 0) - now) / 1e6
+        return r.Refused(reason="busy", record=record, wait_seconds=left)
+    return None
 
 
 class Desk:

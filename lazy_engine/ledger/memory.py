@@ -20,7 +20,7 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
-from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident
+from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident, refusal_of
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
@@ -69,7 +69,7 @@ class MemoryLedger(MemoryWatch):
             if before is None:
                 before_or_new = self._newcomer(request, now)
             else:
-                refusal = self._refusal(request, before, now)
+                refusal = refusal_of(request, before, now)
                 if refusal is not None:
                     return refusal
                 before_or_new = before
@@ -129,17 +129,6 @@ class MemoryLedger(MemoryWatch):
             book_name=None if book is None else book.name,
             created_at=now,
         )
-
-    @staticmethod
-    def _refusal(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused | None:
-        if rules.is_over(record) and not request.may_rerun:
-            return r.Refused(reason="ended", record=record)
-        if rules.is_suspended(record) and not request.resumes:
-            return r.Refused(reason="suspended", record=record)
-        if rules.has_owner(record, now) and record.owner != request.owner:
-            left = ((record.lease_expires_at or 0) - now) / 1e6
-            return r.Refused(reason="busy", record=record, wait_seconds=left)
-        return None
 
     def _find_book(self, flow_uuid: str) -> models.LogBook | None:
         with self._connection() as connection:

@@ -11,7 +11,7 @@ from typing import Final
 from lazy_engine import errors, rules, terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
-from lazy_engine.ledger.desk import closings_in_vain
+from lazy_engine.ledger.desk import closings_in_vain, refusal_of
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.zookeeper_book import ZooKeeperBook, new_commit_id
 from lazy_engine.ledger.zookeeper_node import FlowNode
@@ -50,7 +50,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
             return None, self._take_first(request, self.now()), ()
         seen = self._seen(before)
         now = self.now()
-        refusal = _refusal(request, seen, now)
+        refusal = refusal_of(request, seen, now)
         # A living owner that came after the dead one was looked at makes the
         # write below fail, and is looked at itself.
         if refusal is not None and not _is_of_dead_owner(request, refusal):
@@ -311,17 +311,6 @@ class ZooKeeperOwnership(ZooKeeperBook):
         # If it cannot be: it runs out, and the error that led here matters more.
         with contextlib.suppress(errors.StoreUnavailable):
             self.release(lease)
-
-
-def _refusal(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused | None:
-    if rules.is_over(record) and not request.may_rerun:
-        return r.Refused(reason="ended", record=record)
-    if rules.is_suspended(record) and not request.resumes:
-        return r.Refused(reason="suspended", record=record)
-    if rules.has_owner(record, now) and record.owner != request.owner:
-        left = ((record.lease_expires_at or 0) - now) / 1e6
-        return r.Refused(reason="busy", record=record, wait_seconds=left)
-    return None
 
 
 def _is_of_dead_owner(request: TakeRequest, refusal: r.Refused) -> bool:
