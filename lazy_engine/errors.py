@@ -70,11 +70,11 @@ class UnsupportedBackend(LazyEngineError, ValueError):
     """The persistence backend (or its configuration) cannot hold a ledger."""
 
 
-class StoreUnavailable(LazyEngineError, taskflow_exceptions.StorageFailure):  # type: ignore[misc]
+class StoreUnavailable(LazyEngineError, taskflow_exceptions.StorageFailure):  # type: ignore[misc]  # no types
     """The store did not answer, or refused to; nothing is known to be written."""
 
 
-class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]
+class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]  # no types
     """Somebody else owns the flow and did not let go in time.
 
     Raised only after waiting, since a stock conductor that gets it gives the
@@ -82,7 +82,7 @@ class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: 
     """
 
 
-class Fenced(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]
+class Fenced(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]  # no types
     """The flow has a newer owner: this engine stopped and wrote nothing more."""
 
 

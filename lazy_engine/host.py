@@ -264,7 +264,7 @@ def _failures_of(
     return found
 
 
-class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]
+class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]  # no types
     """TaskFlow's way of scheduling and completing tasks."""
 
     @property
@@ -284,7 +284,7 @@ class HostTaskAction(task_action.TaskAction):  # type: ignore[misc]
         return arguments
 
 
-class HostCompleter(completer.Completer):  # type: ignore[misc]
+class HostCompleter(completer.Completer):  # type: ignore[misc]  # no types
     """TaskFlow's way of completing atoms and resolving failures."""
 
     @property
@@ -334,7 +334,7 @@ def goes_ahead() -> deciders.Decider:
     return deciders.NoOpDecider()
 
 
-class HostRuntime(runtime.Runtime):  # type: ignore[misc]
+class HostRuntime(runtime.Runtime):  # type: ignore[misc]  # no types
     """TaskFlow's runtime, with its parts exchangeable."""
 
     @property
@@ -395,7 +395,7 @@ class ContextExecutor:
         self._inner.shutdown(wait=wait)
 
 
-class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[misc]
+class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[misc]  # no types
     """TaskFlow's task executor, running tasks in their submitter's context.
 
     :param given: the user's own executor, or ``None``.
@@ -425,7 +425,7 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         return ContextExecutor(futures.ThreadPoolExecutor(max_workers=max_workers))
 
 
-class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]
+class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]  # no types
     """TaskFlow's engine, with the parts that run a flow left to fill in."""
 
     _compiled: bool

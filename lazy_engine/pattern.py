@@ -30,7 +30,7 @@ class Sleep(task.Task):  # type: ignore[misc]  # TaskFlow has no types
         return Delay.sleep(seconds) if seconds else None
 
 
-class Backoff(retry.Times):  # type: ignore[misc]
+class Backoff(retry.Times):  # type: ignore[misc]  # no types
     """Tries so many times, and provides how long to wait before each try.
 
     A retry controller cannot wait itself: put a :class:`Sleep` that takes what

@@ -26,7 +26,7 @@ class Build(task.Task):  # type: ignore[misc]  # TaskFlow has no types
         return f"release-{version}.tar.gz"
 
 
-class SecurityReview(task.Task):  # type: ignore[misc]
+class SecurityReview(task.Task):  # type: ignore[misc]  # no types
     """Asks a person."""
 
     default_provides = "review"
@@ -37,7 +37,7 @@ class SecurityReview(task.Task):  # type: ignore[misc]
         return Delay(details=f"a person's review of {source}")
 
 
-class BuildFarm(task.Task):  # type: ignore[misc]
+class BuildFarm(task.Task):  # type: ignore[misc]  # no types
     """Asks a machine elsewhere."""
 
     default_provides = "packages"
@@ -49,7 +49,7 @@ class BuildFarm(task.Task):  # type: ignore[misc]
         return delay
 
 
-class SignOff(task.Task):  # type: ignore[misc]
+class SignOff(task.Task):  # type: ignore[misc]  # no types
     """Joins both branches."""
 
     default_provides = "signature"
@@ -60,7 +60,7 @@ class SignOff(task.Task):  # type: ignore[misc]
         return f"{len(packages)} packages signed by {review['by']}"
 
 
-class Publish(task.Task):  # type: ignore[misc]
+class Publish(task.Task):  # type: ignore[misc]  # no types
     """Uploads; slow if it is told to be."""
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -76,7 +76,7 @@ class Publish(task.Task):  # type: ignore[misc]
         _say(self, "uploaded")
 
 
-class Announce(task.Task):  # type: ignore[misc]
+class Announce(task.Task):  # type: ignore[misc]  # no types
     """Tells the world."""
 
     def execute(self, version: str, signature: str) -> None:
