@@ -41,6 +41,8 @@ _FIRST_COOL_SECONDS: Final = 0.25
 _LAST_COOL_SECONDS: Final = 30.0
 #: The same for a job that leads to no flow that could be run or found again.
 _LAST_KEEP_SECONDS: Final = 3600.0
+#: How often a conductor that is to stop frees what waits for a server that is away.
+_FREE_SECONDS: Final = 0.1
 
 
 class _Unresolved(Exception):
@@ -108,10 +110,13 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._label = f"{name}@{socket.gethostname()}:{os.getpid()}"
         self._rings: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._has_ended = threading.Event()
+        self._has_ended.set()
         self._cooling: dict[str, tuple[float, float]] = {}
         self._claims = Claims(jobboard, self._label)
         self._is_news = threading.Event()
         self._has_read = False
+        self._seems_deaf = False
         self._room = threading.Condition()
         self._running = 0
 
@@ -137,6 +142,13 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         super().stop()
         self._stopping.set()
         self._rings.put(None)
+        if not self._has_ended.is_set():
+            threading.Thread(target=self._free, name=f"{self._label} stops", daemon=True).start()
+
+    def _free(self) -> None:
+        """Let no thread of this conductor wait for a server that is away, until it has ended."""
+        while not self._has_ended.wait(_FREE_SECONDS):
+            host.fail_held_calls(self._jobboard)
 
     def run(self, max_dispatches: int | None = None) -> None:
         """Answer doorbells until stopped.
@@ -150,11 +162,13 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             )
         self._dead.clear()
         self._stopping.clear()
+        self._has_ended.clear()
         if self._wait_timeout.is_stopped():
             self._stopping.set()
         board = self._jobboard
         with contextlib.ExitStack() as stack:
             stack.callback(self._dead.set)
+            stack.callback(self._has_ended.set)
             if isinstance(board, jobs_base.NotifyingJobBoard):
                 board.notifier.register(jobs_base.POSTED, self._on_posted)
                 stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
@@ -226,6 +240,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 self._jobboard.register_entity(self.conductor)
             if self._claims.has_unsettled:
                 self._settle()
+            self._mend_hearing()
             # Of what was posted while the connection was lost TaskFlow's board
             # may never hear, and after a lost session it knows of no job at all.
             for job in host.unclaimed_jobs(self._jobboard, ensure_fresh=not self._has_read):
@@ -242,6 +257,14 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._has_read = True
         for uuid in set(cooled) - seen:  # somebody else has them, or has done with them
             self._cooling.pop(uuid, None)
+
+    def _mend_hearing(self) -> None:
+        """Have the board listen again if it was deaf at two looks in a row."""
+        has_seemed_deaf = self._seems_deaf
+        self._seems_deaf = not host.hears_of_jobs(self._jobboard)
+        if self._seems_deaf and has_seemed_deaf:
+            self._log.warning("the job board heard of no new job; it listens again")
+            host.listen_for_jobs(self._jobboard)
 
     def _look_seconds(self) -> float:
         if self._cooling:

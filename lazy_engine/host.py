@@ -236,6 +236,35 @@ def unclaimed_jobs(board: Any, *, ensure_fresh: bool) -> Iterator[Any]:
             yield job
 
 
+def hears_of_jobs(board: Any) -> bool:
+    """Whether a connected job board's server would tell it of a new job.
+
+    Kazoo's ``ChildrenWatch`` (2.11) marks itself as established outside the
+    thread that learns of a lost connection. When the two cross, it takes the
+    watch that went with the connection for one it still has, and never asks
+    for another: the board is deaf until its connection is lost once more.
+    False also for the moment between a notice and the watch that follows it.
+    """
+    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
+        return True
+    return bool(board._client._child_watchers.get(board.path))
+
+
+def listen_for_jobs(board: Any) -> None:
+    """Have a deaf job board ask its server for all jobs and a new watch, in kazoo's thread."""
+    board._client.handler.spawn(board._job_watcher._get_children)
+
+
+def fail_held_calls(board: Any) -> None:
+    """Have calls that kazoo holds back for a server that is away fail, as by a lost connection.
+
+    Kazoo does so itself with the calls that are under way when a connection is
+    lost, but keeps those that are made afterwards, and with them their threads.
+    """
+    if isinstance(board, impl_zookeeper.ZookeeperJobBoard) and not board._client.connected:
+        board._client._notify_pending(KeeperState.CONNECTING)
+
+
 def watch_connection(board: Any, note: Callable[[], None]) -> Callable[[], None]:
     """Have changes of a job board's connection noted; return what ends that.
 

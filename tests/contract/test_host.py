@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 import taskflow.engines
+from kazoo.exceptions import ConnectionLoss
 from kazoo.protocol.states import KazooState, KeeperState
 from sqlalchemy.dialects import mysql
 from taskflow import exceptions as taskflow_exceptions
@@ -49,6 +50,7 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
 from tests.servers import ZooKeeper
+from tests.waiting import wait_until
 
 
 class Noop(task.Task):
@@ -738,6 +740,49 @@ def test_zookeeper_boards_client_tells_of_its_connection() -> None:
     assert noted == ["changed"] * 2
     client.stop()
     client.close()
+
+
+def test_calls_that_kazoo_holds_back_can_be_failed() -> None:
+    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs", "hosts": "127.0.0.1:1"})
+    client = board._client
+    client.start_async()
+    wait_until(lambda: client.client_state == KeeperState.CONNECTING)
+    with futures.ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.exists, "/jobs")
+        wait_until(lambda: client._queue)
+        assert not held.done()
+        host.fail_held_calls(board)
+        assert isinstance(held.exception(timeout=5), ConnectionLoss)
+    client.stop()
+    client.close()
+
+
+def test_zookeeper_board_that_lost_its_watch_listens_again(
+    zookeeper: ZooKeeper, jobboard_path: str
+) -> None:
+    conf = {"hosts": zookeeper.hosts, "path": jobboard_path, "check_compatible": False}
+    with (
+        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("deaf", conf)) as deaf,
+        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("other", conf)) as other,
+    ):
+        deaf.connect()
+        other.connect()
+        wait_until(lambda: host.hears_of_jobs(deaf))
+        lose_watch(deaf)
+        assert not host.hears_of_jobs(deaf)
+        other.post("unheard of")
+        wait_until(lambda: other.job_count == 1)
+        assert deaf.job_count == 0
+        host.listen_for_jobs(deaf)
+        wait_until(lambda: host.hears_of_jobs(deaf) and deaf.job_count == 1)
+        other.post("heard of")
+        wait_until(lambda: deaf.job_count == 2)
+
+
+def lose_watch(board: Any) -> None:
+    """Leave a job board as it is when kazoo takes a lost watch for an established one."""
+    board._client._child_watchers.clear()
+    assert board._job_watcher._watch_established
 
 
 def test_zookeeper_board_knows_jobs_whose_states_can_be_asked_one_by_one() -> None:

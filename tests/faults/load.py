@@ -123,8 +123,9 @@ class Load:
             assert state == "SUCCESS", f"{flow_uuid}: {state}; {self._unexpected}"
         for board in boards:
             # A job whose claim was lost, or that a conductor leaves alone for a while, goes last.
+            # Asked is the server: what a board without a conductor remembers may be old.
             wait_until(
-                lambda board=board: board.job_count == 0,
+                lambda board=board: not list(board.iterjobs(ensure_fresh=True)),
                 what="an empty board",
                 timeout_seconds=_PATIENCE_SECONDS,
             )

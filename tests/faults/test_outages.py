@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -202,15 +203,38 @@ def test_conductor_begins_and_stops_while_the_server_is_away_and_works_when_it_i
         wait_until(lambda: board.job_count == 0)
 
 
+def test_conductor_on_a_board_that_lost_its_watch_hears_of_new_jobs_again(
+    proxy: Proxy, site: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nor shall it take the watchdog, which rings again through a board that it shares.
+    monkeypatch.setattr(rules, "RING_FRESH_SECONDS", 60.0)
+    backend, board = site
+    with (
+        open_board(proxy.hosts, backend, "other", path=board.path) as other,
+        conducting(board, backend),
+    ):
+        client = Client(backend, other)
+        first = client.submit(make_flow)
+        wait_until(lambda: client.flow(first).state == "DELAYED")
+        wait_until(lambda: board.job_count == 0)
+        # What kazoo leaves behind when a connection is lost while it takes up its watch.
+        board._client._child_watchers.clear()
+        flow_uuid = client.submit(make_flow)
+        wait_until(lambda: client.flow(flow_uuid).state == "DELAYED")
+
+
 def test_conductor_whose_registration_is_lost_registers_again(
-    proxy: Proxy, site: tuple[Any, Any]
+    proxy: Proxy, own_zookeeper: ZooKeeper, site: tuple[Any, Any]
 ) -> None:
     backend, board = site
     proxy.lose(b"/conductor/", is_carried_out=False)
-    with conducting(board, backend) as conductor:
+    with (
+        open_board(own_zookeeper.hosts, backend, "other", path=board.path) as other,
+        conducting(board, backend) as conductor,
+    ):
         wait_until(lambda: proxy.has_lost)
         path = f"{board.entity_path}/conductor/{conductor.conductor.name}"
-        wait_until(lambda: host.is_connected(board) and board._client.exists(path))
+        wait_until(lambda: other._client.exists(path))
 
 
 def test_conductor_stops_while_the_server_is_away_and_gives_its_job_up_later(
@@ -242,6 +266,24 @@ def test_conductor_stops_while_the_server_is_away_though_it_was_looking_at_jobs(
         with conducting(board, backend):
             proxy.lose(b".lock", is_carried_out=False, and_cut=True)
             wait_until(lambda: proxy.has_lost)
+
+
+def test_conductor_stops_while_the_server_is_away_though_it_was_just_about_to_claim(
+    proxy: Proxy, site: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, board = site
+    claim, has_asked = board.claim, threading.Event()
+
+    def claim_too_late(*args: Any) -> None:
+        proxy.cut()
+        wait_until(lambda: not host.is_connected(board))
+        has_asked.set()
+        claim(*args)
+
+    monkeypatch.setattr(board, "claim", claim_too_late)
+    with conducting(board, backend):
+        Client(backend, board).submit(make_flow)
+        assert has_asked.wait(10)
 
 
 def test_conductor_on_a_board_that_was_never_connected_says_so(sqlite_url: str) -> None:
