@@ -243,13 +243,7 @@ class Client(Delivery, Inspection):
         tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
         if tended is None:
             return False
-        for fired in tended.fired:
-            if fired.is_alert:
-                LOG.warning(
-                    "task '%s' of flow %s is overdue and waits on",
-                    fired.record.task_name,
-                    flow_uuid,
-                )
+        report.tell_overdue(tended.fired)
         if tended.wants_owner and self._board is not None:
             self._ring(tended.record)
         return tended.wants_owner

@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from taskflow.persistence import models
 
-from lazy_engine import errors, rules
+from lazy_engine import errors, rules, terms
 from lazy_engine.ledger import owner
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.protocol import Ledger, TakeRequest
 
+LOG = logging.getLogger(__name__)
+
 #: Long enough for the one write that gives it up again.
 _LEASE_SECONDS: Final = 30.0
+
+
+def tell_overdue(fired: Iterable[terms.Fired]) -> None:
+    """Log which delays' time is up though they wait on (``on_timeout="alert"``)."""
+    for done in fired:
+        if done.is_alert:
+            task, flow_uuid = done.record.task_name, done.record.key.flow_uuid
+            LOG.warning("task '%s' of flow %s is overdue and waits on", task, flow_uuid)
 
 
 def write(

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from futurist import periodics
 
-from lazy_engine import errors
+from lazy_engine import errors, ledger
 
 if TYPE_CHECKING:
     from lazy_engine.client import Client
 
 LOG = logging.getLogger(__name__)
 
-#: Time between two rounds.
-PERIOD_SECONDS: Final = 0.5
+#: Time between two rounds: a delay may be opened by anybody, and be due sooner
+#: than all that was known at the last look.
+PERIOD_SECONDS: Final = 0.75
 
 #: How often a store that does not answer is said to do so.
 _COMPLAIN_EVERY: Final = 60
@@ -34,7 +36,8 @@ class Watchdog:
     """Sweeps again and again, in a thread of its own or in the caller's.
 
     :param client: with a job board, flows that want an owner are rung for.
-    :param period_seconds: time between two rounds, above 0.
+    :param period_seconds: longest time between two looks, above 0; what is known
+        to be due before the next one is seen to at its time.
     :param on_wanting: without a job board: called with the uuid of each flow
         that wants to be resumed, in the watchdog's thread.
     """
@@ -49,6 +52,8 @@ class Watchdog:
         if not period_seconds > 0:
             raise ValueError(f"period_seconds must be above 0, not {period_seconds!r}")
         self._client = client
+        self._period_seconds = period_seconds
+        self._is_ending = threading.Event()
         self._on_wanting = on_wanting
         self._failures = 0
         spaced = periodics.periodic(spacing=period_seconds, run_immediately=True)
@@ -58,6 +63,7 @@ class Watchdog:
 
     def run(self) -> None:
         """Sweep until :meth:`stop`, in this thread."""
+        self._is_ending.clear()
         self._worker.start(allow_empty=False)
 
     def start(self) -> None:
@@ -67,6 +73,7 @@ class Watchdog:
 
     def stop(self) -> None:
         """End after the round under way; waits for it if :meth:`start` was called."""
+        self._is_ending.set()
         self._worker.stop()
         if self._thread is not None:
             self._thread.join()
@@ -81,8 +88,7 @@ class Watchdog:
 
     def _round(self) -> None:
         try:
-            for wanting in self._client.sweep_pages():
-                self._tell(wanting)
+            self._see_to_what_is_due(time.monotonic() + self._period_seconds)
         except errors.StoreUnavailable as error:
             # The store may be restarting; what is due stays due.
             if self._failures % _COMPLAIN_EVERY == 0:
@@ -93,6 +99,20 @@ class Watchdog:
             LOG.exception("a round of the watchdog failed")
         else:
             self._failures = 0
+
+    def _see_to_what_is_due(self, end: float) -> None:
+        """Sweep now and at each time known to be due before *end*, of ``time.monotonic``."""
+        has_swept = False
+        while (left := end - time.monotonic()) > 0:
+            due_in = ledger.beside(self._client.backend).next_due_in(left)
+            # What is still due after a sweep is in trouble, and is for the next round.
+            if due_in is None or (has_swept and due_in <= 0):
+                return
+            if self._is_ending.wait(max(0.0, due_in)):
+                return
+            for wanting in self._client.sweep_pages():
+                self._tell(wanting)
+            has_swept = True
 
     def _tell(self, wanting: Sequence[str]) -> None:
         if self._on_wanting is None:

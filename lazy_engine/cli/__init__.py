@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Sequence
 from importlib import metadata
 
-from lazy_engine import errors
 from lazy_engine.cli import (
     conductor,
     delivery,
@@ -24,7 +23,7 @@ from lazy_engine.cli import (
     story,
     watch,
 )
-from lazy_engine.cli.exit_code import CommandFailed, ExitCode
+from lazy_engine.cli.exit_code import ExitCode
 from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
 
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             output.trace(traceback.format_exc())
-        output.error(_words(error))
+        output.error(exit_code.words(error))
         return exit_code.of_error(error)
     finally:
         session.close()
@@ -72,14 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_commands(commands: parser.Commands) -> None:
     for module in (flow, flows, show, delivery, watch, conductor, doctor, story):
         module.add(commands)
-
-
-def _words(error: Exception) -> str:
-    text = str(error).strip() or "(no message)"
-    is_ours = isinstance(error, (CommandFailed, errors.LazyEngineError))
-    if exit_code.of_error(error) is ExitCode.FAILED and not is_ours:
-        return f"{type(error).__name__}: {text}"
-    return text
 
 
 def _set_up_logging(arguments: argparse.Namespace) -> None:

@@ -84,6 +84,15 @@ def of_error(error: BaseException) -> ExitCode:
     return ExitCode.FAILED
 
 
+def words(error: BaseException) -> str:
+    """Return what to say of an error; its type is named if it is not one of ours."""
+    text = str(error).strip() or "(no message)"
+    is_ours = isinstance(error, (CommandFailed, errors.LazyEngineError))
+    if of_error(error) is ExitCode.FAILED and not is_ours:
+        return f"{type(error).__name__}: {text}"
+    return text
+
+
 def of_disposition(disposition: Disposition) -> ExitCode:
     """Return the exit code for a delivery with that receipt."""
     return _OF_DISPOSITIONS.get(disposition, ExitCode.DONE)

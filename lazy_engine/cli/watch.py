@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lazy_engine.cli import argument, parser
+from lazy_engine.cli import argument, exit_code, parser
 from lazy_engine.cli.conductor import noted_signals
 from lazy_engine.cli.delivery import add_target, split_token
 from lazy_engine.cli.exit_code import ExitCode, UsageError
@@ -93,15 +93,28 @@ def _announce(session: Session) -> Callable[[str], None]:
 def _sweep_once(session: Session, client: Client, *, resumes: bool) -> int:
     found = client.sweep()
     states = {}
+    failures: dict[str, Exception] = {}
     for flow_uuid in found:
         session.output.line(flow_uuid)
-        if resumes:
+        if not resumes:
+            continue
+        try:
             with session.others_code():
                 states[flow_uuid] = client.resume(flow_uuid)
+        except Exception as error:
+            # The other flows are due as well.
+            failures[flow_uuid] = error
+            session.output.error(f"flow {flow_uuid}: {exit_code.words(error)}")
     if not found:
         session.output.remark("nothing is due")
-    session.output.json({"wanting": found, "states": states})
-    return ExitCode.DONE
+    session.output.json(
+        {
+            "wanting": found,
+            "states": states,
+            "errors": {flow_uuid: exit_code.words(error) for flow_uuid, error in failures.items()},
+        }
+    )
+    return next((exit_code.of_error(error) for error in failures.values()), ExitCode.DONE)
 
 
 def _beat(session: Session, arguments: argparse.Namespace) -> int:

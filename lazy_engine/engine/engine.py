@@ -375,6 +375,7 @@ class LazyEngine(host.HostEngine):
     def _get_ready(self, taken: r.Taken) -> None:
         storage = self.storage
         runtime = self._runtime_parts
+        report.tell_overdue(taken.fired)
         if taken.detail is not None:
             storage.start_over(taken.detail)
             self.ensure_atoms()

@@ -93,7 +93,7 @@ class MemoryLedger(MemoryWatch):
             detail = None
             if before is not None and request.known != (before.epoch, before.commit_number):
                 detail = self._require_detail(request.flow_uuid)
-            record, _fired = self._fire(record, now)
+            record, fired = self._fire(record, now)
             self._flows[request.flow_uuid] = record
             assert record.key_id is not None
             return r.Taken(
@@ -108,7 +108,7 @@ class MemoryLedger(MemoryWatch):
                 ),
                 detail=detail,
                 arrivals=self._unabsorbed(request.flow_uuid, with_early=True),
-                before=before,
+                fired=fired,
                 probing=self._probing(request.flow_uuid),
                 now=now,
             )

@@ -32,9 +32,11 @@ class MemoryWatch(MemoryBook):
             found = dict.fromkeys(flow_uuid for at, flow_uuid in self._dues() if at <= now)
         return list(found)[:limit]
 
-    def next_due_at(self) -> int | None:
+    def next_due_in(self, within_seconds: float) -> float | None:
         with self._lock:
-            return min((at for at, _ in self._dues()), default=None)
+            first_at = min((at for at, _ in self._dues()), default=None)
+            left = None if first_at is None else (first_at - self.now()) / 1e6
+        return left if left is not None and left <= within_seconds else None
 
     def tend(self, flow_uuid: str, *, rings: bool) -> r.Tended | None:
         with self._lock:

@@ -169,8 +169,11 @@ class Ledger(Protocol):
         By an index: what this costs depends on what is due, not on what waits.
         """
 
-    def next_due_at(self) -> int | None:
-        """Return when something will be due next, or ``None``."""
+    def next_due_in(self, within_seconds: float) -> float | None:
+        """Return in how many seconds something is due, 0 or less if something is.
+
+        :returns: ``None`` if nothing is due within *within_seconds*.
+        """
 
     def tend(self, flow_uuid: str, *, rings: bool) -> r.Tended | None:
         """Have a flow's due timers do what they do, and note a ring if it wants an owner.

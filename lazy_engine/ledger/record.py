@@ -351,14 +351,14 @@ class Taken:
         that nobody ran the flow since it last did (or that nobody ever did).
     :ivar arrivals: outcomes to absorb, oldest first; with ``opened_at`` of
         ``None`` those that came before their ``Delay``.
-    :ivar before: the flow's record as it was before.
+    :ivar fired: what due timers did just then.
     :ivar probing: open delays whose tasks look for themselves.
     """
 
     lease: Lease
     detail: models.FlowDetail | None
     arrivals: Sequence[DelayRecord]
-    before: FlowRecord | None
+    fired: Sequence[terms.Fired] = ()
     probing: Sequence[DelayRecord] = ()
     now: int = 0
 

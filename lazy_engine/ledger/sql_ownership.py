@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from lazy_engine import errors, rules
+from lazy_engine import errors, rules, terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import closings_in_vain
@@ -103,8 +103,9 @@ class SqlOwnership(SqlBook):
                     flow_uuid=request.flow_uuid,
                 )
         probing: Sequence[r.DelayRecord] = ()
+        fired: Sequence[terms.Fired] = ()
         if record.open_delays:
-            after, _fired = self._fire(connection, record, now)
+            after, fired = self._fire(connection, record, now)
             self._change(connection, record, after)
             record = after
             probing = self._delays.probing(connection, request.flow_uuid)
@@ -113,7 +114,7 @@ class SqlOwnership(SqlBook):
             lease=_lease(request, record),
             detail=detail,
             arrivals=arrivals,
-            before=record,
+            fired=fired,
             probing=probing,
             now=now,
         )
@@ -147,7 +148,7 @@ class SqlOwnership(SqlBook):
             changed_at=now,
         )
         connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
-        return r.Taken(lease=_lease(request, record), detail=None, arrivals=(), before=None)
+        return r.Taken(lease=_lease(request, record), detail=None, arrivals=())
 
     @staticmethod
     def _refuse(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused:

@@ -21,7 +21,7 @@ _FLOW_FIELDS = tuple(name for name in r.FlowRecord.__dataclass_fields__ if name 
 def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
     """Return a function that makes the SQL expression for the store's time.
 
-    Microseconds since 1970 UTC. SQLite has no clock of its own; its users are
+    Microseconds since 1970 UTC, when the statement is executed. SQLite has no clock of its own; its users are
     all on one machine, whose clock serves.
     """
     if dialect == "postgresql":
@@ -36,7 +36,9 @@ def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
         return lambda: sa.literal_column(
             "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", sa.BigInteger
         )
-    return lambda: sa.literal(time.time_ns() // 1000, sa.BigInteger)
+    return lambda: sa.bindparam(
+        None, callable_=lambda: time.time_ns() // 1000, type_=sa.BigInteger, unique=True
+    )
 
 
 def micros(seconds: float) -> int:

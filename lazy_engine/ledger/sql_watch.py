@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from lazy_engine import rules, terms
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import may_still_open
 from lazy_engine.ledger.sql_book import SqlBook
 from lazy_engine.token import DelayKey
@@ -19,20 +21,61 @@ class SqlWatch(SqlBook):
     """Finds what is due, and sees to it flow by flow."""
 
     def due(self, limit: int) -> Sequence[str]:
-        flows, delays = self._flows, self._tables.delays
+        values = {"offset": sql_row.micros(self.clock_offset_seconds), "limit": limit}
 
         def work(connection: sa.Connection) -> Sequence[str]:
-            now = self._now_in(connection)
-            found: dict[str, None] = {}
-            for table in (delays, flows):
-                at = table.c.due_at if table is delays else table.c.check_at
-                rows = connection.execute(
-                    sa.select(table.c.flow_uuid).where(at <= now).order_by(at).limit(limit)
-                )
-                found.update(dict.fromkeys(rows.scalars()))
-            return list(found)
+            return list(dict.fromkeys(connection.execute(self._due_query, values).scalars()))
 
         return self._transactor.read(work)
+
+    def next_due_in(self, within_seconds: float) -> float | None:
+        values = {
+            "offset": sql_row.micros(self.clock_offset_seconds),
+            "within": sql_row.micros(within_seconds),
+        }
+
+        def work(connection: sa.Connection) -> float | None:
+            left = [
+                row.at - row.now
+                for row in connection.execute(self._next_due_query, values)
+                if row.at is not None
+            ]
+            return min(left) / 1e6 if left else None
+
+        return self._transactor.read(work)
+
+    # Built once: a watchdog asks them more than once a second, for years.
+
+    @property
+    def _now_query(self) -> sa.ScalarSelect[int]:
+        # As a subquery the time is asked for once; otherwise PostgreSQL asks for each row.
+        clock = self._store_clock() + sa.bindparam("offset", type_=sa.BigInteger)
+        return sa.select(clock).scalar_subquery()
+
+    @property
+    def _due_columns(self) -> tuple[sa.Column[int], sa.Column[int]]:
+        return self._tables.delays.c.due_at, self._flows.c.check_at
+
+    @functools.cached_property
+    def _due_query(self) -> sa.Executable:
+        now = self._now_query
+        limit = sa.bindparam("limit", type_=sa.Integer)
+        parts = []
+        for at in self._due_columns:
+            table = at.table
+            found = sa.select(table.c.flow_uuid).where(at <= now).order_by(at).limit(limit)
+            parts.append(sa.select(found.subquery().c.flow_uuid))
+        return sa.union_all(*parts)
+
+    @functools.cached_property
+    def _next_due_query(self) -> sa.Executable:
+        now = self._now_query
+        last_at = now + sa.bindparam("within", type_=sa.BigInteger)
+        parts = (
+            sa.select(sa.func.min(at).label("at"), now.label("now")).where(at <= last_at)
+            for at in self._due_columns
+        )
+        return sa.union_all(*parts)
 
     def next_due_at(self) -> int | None:
         flows, delays = self._flows, self._tables.delays

@@ -30,13 +30,13 @@ class ZooKeeperOwnership(ZooKeeperBook):
         answer = self._connection.repeat(lambda: self._take(request))
         if isinstance(answer, r.Refused):
             return answer
-        before, flow, probing = answer
+        before, flow, probing, fired = answer
         lease = _lease(request, flow)
         try:
             # Nobody else can write the flow's details now, and what was
             # written before the lease was taken is seen by who took it.
             return self._connection.repeat(
-                lambda: self._read_taken(request, lease, before, probing)
+                lambda: self._read_taken(request, lease, before, probing, fired)
             )
         except errors.LazyEngineError:
             self._release_quietly(lease)
@@ -44,10 +44,12 @@ class ZooKeeperOwnership(ZooKeeperBook):
 
     def _take(
         self, request: TakeRequest
-    ) -> r.Refused | tuple[FlowNode | None, FlowNode, Sequence[r.DelayRecord]]:
+    ) -> (
+        r.Refused | tuple[FlowNode | None, FlowNode, Sequence[r.DelayRecord], Sequence[terms.Fired]]
+    ):
         before = self._load(request.flow_uuid)
         if before is None:
-            return None, self._take_first(request, self.now()), ()
+            return None, self._take_first(request, self.now()), (), ()
         seen = self._seen(before)
         now = self.now()
         refusal = refusal_of(request, seen, now)
@@ -82,7 +84,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         )
         flow = self._write(before, after, self._delays.change(stored, delays))
         probing = [one for one in delays.values() if one.is_open and one.timers.probe_at]
-        return before, flow, probing
+        return before, flow, probing, fired
 
     def _take_first(self, request: TakeRequest, now: int) -> FlowNode:
         if not self._details.exists(request.flow_uuid):
@@ -113,9 +115,10 @@ class ZooKeeperOwnership(ZooKeeperBook):
         lease: r.Lease,
         before: FlowNode | None,
         probing: Sequence[r.DelayRecord],
+        fired: Sequence[terms.Fired],
     ) -> r.Taken:
         if before is None:
-            return r.Taken(lease=lease, detail=None, arrivals=(), before=None, now=self.now())
+            return r.Taken(lease=lease, detail=None, arrivals=(), now=self.now())
         self._load(request.flow_uuid)  # carries out what was left undone
         self._redo.drop_strays(request.flow_uuid)
         detail = None
@@ -127,7 +130,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
             lease=lease,
             detail=detail,
             arrivals=self._unabsorbed(request.flow_uuid, with_early=True),
-            before=before.record,
+            fired=fired,
             probing=probing,
             now=self.now(),
         )

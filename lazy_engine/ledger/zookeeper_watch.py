@@ -34,10 +34,14 @@ class ZooKeeperWatch(ZooKeeperBook):
 
         return self._read(work)
 
-    def next_due_at(self) -> int | None:
-        def work() -> int | None:
-            buckets = index.entries(self._connection, self._paths.due_path, now=self.now())
-            return next((at for bucket in buckets for at, _ in bucket), None)
+    def next_due_in(self, within_seconds: float) -> float | None:
+        def work() -> float | None:
+            now = self.now()
+            before_at = now + int(within_seconds * 1e6) + 1
+            buckets = index.entries(
+                self._connection, self._paths.due_path, now=now, before_at=before_at
+            )
+            return next(((at - now) / 1e6 for bucket in buckets for at, _ in bucket), None)
 
         return self._read(work)
 

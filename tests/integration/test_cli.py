@@ -687,14 +687,38 @@ def test_one_round_of_the_watchdog_lists_what_wants_a_resume(run: Run) -> None:
     hasty = submitted(run, "times_out", "--args", "[0.001]")
     submitted(run, "times_out", "--args", "[3600]")
     assert run("watchdog", "--once").stdout.split() == [hasty]
-    assert json.loads(run("watchdog", "--once", "--json").stdout) == {"wanting": [], "states": {}}
+    assert json.loads(run("watchdog", "--once", "--json").stdout) == {
+        "wanting": [],
+        "states": {},
+        "errors": {},
+    }
 
 
 def test_one_round_of_the_watchdog_can_resume_too(run: Run) -> None:
     naps = submitted(run, "naps")
     answer = run("watchdog", "--once", "--resume", "--json")
-    assert json.loads(answer.stdout) == {"wanting": [naps], "states": {naps: "SUCCESS"}}
+    assert json.loads(answer.stdout) == {
+        "wanting": [naps],
+        "states": {naps: "SUCCESS"},
+        "errors": {},
+    }
     assert "printed by after" in answer.stderr
+
+
+def test_one_round_of_the_watchdog_resumes_the_others_though_one_fails(
+    run: Run, tmp_path: pathlib.Path
+) -> None:
+    module = tmp_path / "gone.py"
+    module.write_text("from flows import naps\n\ndef make():\n    return naps()\n")
+    broken = run("submit", "gone:make", "--run").stdout.strip()
+    naps = submitted(run, "naps")
+    module.unlink()
+    answer = run("watchdog", "--once", "--resume", "--json", exits=ExitCode.INCIDENT)
+    told = json.loads(answer.stdout)
+    assert told["wanting"] == [broken, naps]
+    assert told["states"] == {naps: "SUCCESS"}
+    assert "gone" in told["errors"][broken]
+    assert broken in answer.stderr
 
 
 @pytest.mark.parametrize("resumes", [False, True])

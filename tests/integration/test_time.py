@@ -71,6 +71,25 @@ def test_alert_shows_and_waits_on(timed: Timed) -> None:
     assert timed.resume() == states.SUCCESS
 
 
+@pytest.mark.parametrize("way", ["sweep", "resume"])
+def test_alert_is_logged_once_by_whoever_sees_it_first(
+    timed: Timed, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    timed.start(
+        lambda: linear_flow.Flow("f").add(
+            Ask("ask", timed.log, timeout_seconds=HOUR, on_timeout="alert")
+        )
+    )
+    timed.ledger.clock_offset_seconds = HOUR + 1
+    for _ in range(2):
+        if way == "sweep":
+            timed.client.sweep()
+        else:
+            assert timed.resume() == DELAYED
+    told = [record.getMessage() for record in caplog.records if "overdue" in record.message]
+    assert told == [f"task 'ask' of flow {timed.flow_uuid} is overdue and waits on"]
+
+
 def test_retry_controller_gets_a_fresh_token_and_a_fresh_deadline(timed: Timed) -> None:
     def make() -> Any:
         return linear_flow.Flow("f", retry=retry.Times(2, "again")).add(

@@ -183,14 +183,14 @@ def test_watchdog_goes_on_when_its_store_is_back(
 ) -> None:
     from lazy_engine import errors
 
-    due = site.ledger.due
-    seen: list[int] = []
+    ask = site.ledger.next_due_in
+    seen: list[float] = []
 
-    def away(limit: int) -> Any:
-        seen.append(limit)
+    def away(within_seconds: float) -> Any:
+        seen.append(within_seconds)
         raise errors.StoreUnavailable("no server")
 
-    monkeypatch.setattr(site.ledger, "due", away)
+    monkeypatch.setattr(site.ledger, "next_due_in", away)
     with caplog.at_level(logging.WARNING), Watchdog(site.client, period_seconds=0.01):
         wait_until(lambda: len(seen) >= 5)
         complaints = [record for record in caplog.records if "cannot reach" in record.message]
@@ -199,5 +199,5 @@ def test_watchdog_goes_on_when_its_store_is_back(
         site.client.complete(site.client.token(flow_uuid, "ask"), 1)
         site.lose_doorbells()
         site.ledger.clock_offset_seconds = 61
-        monkeypatch.setattr(site.ledger, "due", due)
+        monkeypatch.setattr(site.ledger, "next_due_in", ask)
         wait_until(lambda: site.board.job_count == 1)
