@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests import secrecy
 from tests.servers import MySQL, PostgreSQL, ZooKeeper, owned_pids
 from tests.servers.process import children_of, in_ci
 
@@ -65,6 +66,18 @@ class SessionServers:
         for server in (self._zookeeper, self._postgresql, self._mysql):
             if server is not None:
                 server.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Fail whatever had a token printed or logged, by itself or by what it tests."""
+    report = yield
+    # Tests of odd text log halves of characters, which cannot be sent between processes.
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    secrecy.fail_if_leaky(report)
+    return report
 
 
 SESSION_SERVERS = pytest.StashKey[SessionServers]()

@@ -33,8 +33,9 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 STORES = ("sqlite", "postgresql", "zookeeper")
 
-#: MySQL counts rows in its own way, and has a clock of its own; in all else it is like PostgreSQL here.
-on_mysql_too = pytest.mark.parametrize("store", [*STORES, "mysql"], indirect=True)
+#: MySQL and directories are like PostgreSQL and SQLite in most; not in what decides here: how rows are counted,
+#: where details are kept, whose clock it is.
+on_every_store = pytest.mark.parametrize("store", [*STORES, "mysql", "dir"], indirect=True)
 
 #: Long enough for an owner at work not to lose its flow on a machine that is busy.
 A_LEASE_SECONDS = 1.0
@@ -114,7 +115,7 @@ class PausedOwner:
         self._process.wait()
 
 
-@on_mysql_too
+@on_every_store
 def test_a_paused_and_superseded_owner_writes_nothing(store: Store, tmp_path: pathlib.Path) -> None:
     flow_uuid = store.client.submit(owners.hold_and_ask, [str(tmp_path)])
     with PausedOwner("engine", {"url": store.url, "flow_uuid": flow_uuid}, tmp_path) as paused:
@@ -285,7 +286,7 @@ def test_a_task_longer_than_many_leases_keeps_its_flow(
         assert record is not None and record.epoch == 1
 
 
-@on_mysql_too
+@on_every_store
 def test_an_abandoned_run_iter_loses_its_flow(store: Store) -> None:
     flow_uuid = store.client.submit(owners.ask)
     abandoned = owners.load(store.backend(), flow_uuid, lease_seconds=0.2).run_iter()
@@ -310,7 +311,7 @@ def test_a_closed_run_iter_gives_its_flow_up(store: Store) -> None:
 # -- loaded beforehand -------------------------------------------------------
 
 
-@on_mysql_too
+@on_every_store
 def test_the_second_of_two_engines_goes_on_where_the_first_one_parked(store: Store) -> None:
     flow_uuid = store.client.submit(owners.ask_twice)
     first, second = (owners.load(store.backend(), flow_uuid) for _ in range(2))
