@@ -13,7 +13,7 @@ from taskflow import states, task
 from taskflow.patterns import linear_flow
 from taskflow.persistence import backends
 
-from lazy_engine import DELAYED, Client, Delay, Disposition, ledger
+from lazy_engine import DELAYED, Client, Delay, Disposition, address, ledger
 
 
 class Waits(task.Task):
@@ -106,7 +106,7 @@ class World:
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[Any]:
     """Open a store's backend, with all tables made."""
-    backend = backends.fetch({"connection": url})
+    backend = backends.fetch(address.configuration(url))
     with contextlib.closing(backend):
         ledger.upgrade(backend)
         yield backend

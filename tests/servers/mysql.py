@@ -77,6 +77,8 @@ class MySQL(Server):
                 program,
                 "--no-defaults",
                 f"--datadir={self.data_path}",
+                # A server that starts deletes what others have of their temporary tables in its own one.
+                f"--tmpdir={self.directory}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--innodb-flush-method=nosync",
