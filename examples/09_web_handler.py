@@ -16,12 +16,12 @@ import wsgiref.simple_server
 
 import flows
 
-from lazy_engine import Client, Disposition, InvalidToken, LazyEngineError
+from lazy_engine import Client, Disposition, InvalidToken, LazyEngineError, StoreUnavailable
 
 STATUS = {
     Disposition.ACCEPTED: "200 OK",
-    Disposition.EARLY: "202 Accepted",
-    Disposition.DUPLICATE: "200 OK",  # the caller did not hear our answer: say it again
+    Disposition.EARLY: "200 OK",
+    Disposition.DUPLICATE: "200 OK",  # the caller did not hear us the first time
     Disposition.CONFLICT: "409 Conflict",
     Disposition.LATE: "410 Gone",
 }
@@ -37,11 +37,11 @@ class Answers:
         try:
             status, document = self._take(environ)
         except InvalidToken:
-            status, document = "403 Forbidden", {"error": "that is none of our tokens"}
-        except (ValueError, KeyError, TypeError):
-            status, document = "400 Bad Request", {"error": "no JSON with a token"}
-        except LazyEngineError:
+            status, document = "404 Not Found", {"error": "that is none of our tokens"}
+        except StoreUnavailable:
             status, document = "503 Service Unavailable", {"error": "please try again"}
+        except (LazyEngineError, ValueError, KeyError, TypeError) as error:
+            status, document = "400 Bad Request", {"error": type(error).__name__}
         start_response(status, [("Content-Type", "application/json")])
         return [json.dumps(document).encode()]
 
@@ -49,9 +49,12 @@ class Answers:
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         posted = json.loads(body)
         receipt = self._client.complete(posted["token"], posted.get("result"))
-        # From here on the answer is safe. Whoever repeats the request gets the
-        # flow carried on as well, should this process die on the next line.
-        state = self._client.resume(receipt.flow_uuid)
+        # The answer is safe now, whatever becomes of the rest. A caller that
+        # repeats its request has the flow run on, should we die on the next line.
+        try:
+            state = self._client.resume(receipt.flow_uuid)
+        except LazyEngineError as error:
+            state = f"not now ({type(error).__name__})"
         return STATUS[receipt.disposition], {"answer": receipt.disposition.name, "flow": state}
 
 

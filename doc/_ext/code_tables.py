@@ -12,15 +12,17 @@ import importlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from lazy_engine import cli, rules
+from lazy_engine import checkup, cli, rules
 from lazy_engine.cli import exit_code
 from lazy_engine.ledger import GUARANTEES, record, sql_schema, zookeeper_node
 from lazy_engine.ledger.directory_detail import redo_table
@@ -248,25 +250,91 @@ class ExitCodes(CodeDirective):
         return [table(("Code", "Meaning"), rows)]
 
 
-class CommandHelp(CodeDirective):
-    """Show what ``lazy-engine [COMMAND] --help`` prints; the command is the argument."""
+class Sizes(CodeDirective):
+    """List limits: a line ``dotted.name: of what`` for each constant."""
 
-    optional_arguments = 1
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
-        printed = io.StringIO()
-        plain = {"COLUMNS": "88", "NO_COLOR": "1"}
-        before = {name: os.environ.get(name) for name in plain}
-        os.environ.update(plain)
-        try:
-            with contextlib.redirect_stdout(printed):
-                status = cli.main([*self.arguments, "--help"])
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-        if status != 0 or not printed.getvalue():
-            raise self.error(f"lazy-engine {' '.join(self.arguments)} --help failed")
-        return [nodes.literal_block(printed.getvalue(), printed.getvalue(), language="text")]
+        rows = []
+        for line in filter(str.strip, self.content):
+            name, _, meaning = line.partition(":")
+            parsed, messages = self.parse_inline(meaning.strip())
+            words = nodes.paragraph("", "", *parsed, *messages)
+            rows.append((words, _size(name.strip(), load(name.strip()))))
+        return [table(("Of what", "Largest"), rows)]
+
+
+def _size(name: str, value: int) -> str:
+    if not name.endswith("_BYTES"):
+        return f"{value} characters" if name.endswith("_LENGTH") else str(value)
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10), ("kB", 1000)):
+        if value % size == 0:
+            return f"{value // size} {unit}"
+    return f"{value} bytes"
+
+
+class DoctorChecks(CodeDirective):
+    """List what ``lazy-engine doctor`` looks for."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            (
+                nodes.literal("", check.name),
+                check.says,
+                str(int(_DOCTORS_CODES[check.level])),
+            )
+            for check in (*checkup.CHECKS, checkup.DOORBELL)
+        ]
+        return [table(("Check", "What must be true", "If not, exits with"), rows)]
+
+
+_DOCTORS_CODES = {
+    checkup.WRONG: exit_code.ExitCode.UNSOUND,
+    checkup.STALLED: exit_code.ExitCode.STALLED,
+}
+
+
+class CommandHelp(CodeDirective):
+    """Show what ``lazy-engine --help`` prints."""
+
+    def run(self) -> list[nodes.Node]:
+        return [_help([])]
+
+
+class AllCommands(CodeDirective):
+    """Show what ``--help`` prints for every command, a section for each."""
+
+    def run(self) -> list[nodes.Node]:
+        sections: list[nodes.Node] = []
+        for name in _COMMAND.findall(_help([]).astext()):
+            section = nodes.section("", nodes.title("", name), ids=[f"command-{name}"])
+            section += _help([name])
+            sections.append(section)
+        if not sections:
+            raise self.error("lazy-engine --help lists no command")
+        return sections
+
+
+#: A command in what ``lazy-engine --help`` prints.
+_COMMAND = re.compile(r"^    ([a-z]+)  ", re.MULTILINE)
+
+
+def _help(words: Sequence[str]) -> nodes.literal_block:
+    """Return what ``lazy-engine WORDS --help`` prints."""
+    printed = io.StringIO()
+    plain = {"COLUMNS": "88", "NO_COLOR": "1"}
+    before = {name: os.environ.get(name) for name in plain}
+    os.environ.update(plain)
+    try:
+        with contextlib.redirect_stdout(printed):
+            status = cli.main([*words, "--help"])
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    if status != 0 or not printed.getvalue():
+        raise ExtensionError(f"lazy-engine {' '.join(words)} --help failed")
+    return nodes.literal_block(printed.getvalue(), printed.getvalue(), language="text")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -280,5 +348,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("lazy-schema-version", SchemaVersion)
     app.add_directive("lazy-store-guarantees", StoreGuarantees)
     app.add_directive("lazy-exit-codes", ExitCodes)
+    app.add_directive("lazy-doctor-checks", DoctorChecks)
+    app.add_directive("lazy-sizes", Sizes)
     app.add_directive("lazy-help", CommandHelp)
+    app.add_directive("lazy-commands", AllCommands)
     return {"parallel_read_safe": True}
