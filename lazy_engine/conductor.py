@@ -66,6 +66,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     :param engine: the engine type, ``"lazy"`` unless said otherwise.
     :param engine_options: options for that engine.
     :param wait_timeout: seconds between two looks at jobs others have claimed.
+    :param log: where to write warnings instead of this module's logger.
     :param max_simultaneous_jobs: how many flows run at the same time.
     :param watchdog: also see to deadlines, lost doorbells and dead owners.
     :param executor_factory: makes the executor that runs them.
