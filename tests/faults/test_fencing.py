@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -23,13 +22,13 @@ from taskflow.jobs import backends as jobboards
 from taskflow.persistence import backends
 
 from lazy_engine import Client, Disposition, address, doorbell, errors, ledger
+from tests import child
 from tests.faults import owners
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.fault
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 STORES = ("sqlite", "postgresql", "zookeeper")
 
@@ -91,7 +90,7 @@ class PausedOwner:
         given = {**given, "lease_seconds": A_LEASE_SECONDS, "directory": str(directory)}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", owners.__file__, kind, json.dumps(given)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env=child.environment(),
         )
 
     def pause(self) -> None:

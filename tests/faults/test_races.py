@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from lazy_engine import Client, ledger
+from tests import child
 from tests.faults import racers
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
@@ -32,7 +33,6 @@ _SCALE = float(os.environ.get("LAZY_ENGINE_FAULT_SCALE", "1"))
 _FLOWS = max(1, int(150 * _SCALE))
 _AT_ONCE = 100
 _PATIENCE_SECONDS = 120.0
-_REPOSITORY = pathlib.Path(__file__).parents[2]
 _RACERS = ("conduct", "conduct", "deliver", "deliver", "resume")
 _TAKEN = ("ACCEPTED", "EARLY")
 
@@ -66,8 +66,8 @@ def racing(config: dict[str, Any], tmp_path: pathlib.Path) -> Iterator[list[Any]
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.racers", role, str(number), str(path)],
-                cwd=_REPOSITORY,
-                env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+                cwd=tmp_path,
+                env=child.environment(),
                 stderr=stderr,
             )
             for number, role in enumerate(_RACERS)

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from lazy_engine import Client, Disposition, StoreUnavailable, ledger, rules
+from tests import child
 from tests.faults.load import Load, conducting, open_backend, open_board
 from tests.integration.parked import make_flow, opened, park
 from tests.servers import PostgreSQL, ZooKeeper
@@ -216,17 +217,18 @@ def test_file_that_may_not_grow_refuses_and_holds_what_it_took(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    child = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", _FILLS_ITS_DISK, sqlite_url, world.token],
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=tmp_path,
+        env=child.environment(),
         preexec_fn=limit,
         capture_output=True,
         text=True,
         check=True,
     )
-    count, _, message = child.stdout.splitlines()[0].partition(" ")
+    count, _, message = done.stdout.splitlines()[0].partition(" ")
     assert "the store failed" in message
-    assert child.stdout.splitlines()[-1] == "refused", child.stdout
+    assert done.stdout.splitlines()[-1] == "refused", done.stdout
     with opened(sqlite_url) as backend:
         client = Client(backend)
         assert [flow.uuid for flow in client.flows(limit=1000) if flow.state == "PENDING"]

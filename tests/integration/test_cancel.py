@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from taskflow.patterns import linear_flow, unordered_flow
 from lazy_engine import DELAYED, Client, Delay, Disposition, errors
 from lazy_engine.engine import ownership
 from lazy_engine.ledger import record as r
+from tests import child
 from tests.integration import wake_flows
 from tests.integration.timed import Ask, Break, Compensate, Say, Timed
 from tests.waiting import wait_until
 
 HOUR = 3600.0
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def cancel(timed: Timed) -> bool:
@@ -306,7 +305,7 @@ def test_cancel_of_a_flow_that_runs_in_another_process(
         flow_uuid = client.submit(wake_flows.goes_step_by_step, store=store)
         with subprocess.Popen(
             [sys.executable, "-c", RUN_ELSEWHERE, url, flow_uuid],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+            env=child.environment(PYTHONWARNINGS="ignore"),
             stdout=subprocess.PIPE,
             text=True,
         ) as process:

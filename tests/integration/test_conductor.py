@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import signal
 import subprocess
@@ -20,11 +19,10 @@ from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
 
 from lazy_engine import Client, Disposition, Result
+from tests import child
 from tests.integration import wake_flows
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -164,7 +162,7 @@ def test_a_killed_conductor_is_taken_over(
     )
     victim = subprocess.Popen(
         [sys.executable, str(script), url, zookeeper.hosts, jobboard_path],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+        env=child.environment(PYTHONWARNINGS="ignore"),
     )
     try:
         flow_uuid = client.submit(wake_flows.hangs_once, store={"pid_path": str(pid_path)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from taskflow import states
 
 from lazy_engine import DELAYED, Client, ledger
 from lazy_engine.watchdog import Watchdog
+from tests import child
 from tests.integration import wake_flows
 from tests.integration.test_conductor import open_board, running
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 class Site:
@@ -122,7 +120,7 @@ def test_flow_whose_owner_was_killed_is_run_on_after_its_lease(
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, site.url, flow_uuid],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+        env=child.environment(PYTHONWARNINGS="ignore"),
     ) as victim:
         wait_until((tmp_path / "begun").exists, timeout_seconds=30)
         victim.kill()
