@@ -92,6 +92,12 @@ def test_readme_shows_the_first_example_and_its_output() -> None:
     assert shown["text"] == (OUTPUT / f"{script.stem}.txt").read_text(encoding="utf-8")
 
 
+def test_every_link_in_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_tour_of_the_command_line_in_the_readme_works(tmp_path: pathlib.Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (tour,) = (block["text"] for block in FENCED.finditer(readme) if block["language"] == "console")
