@@ -87,6 +87,10 @@ def of_error(error: BaseException) -> ExitCode:
 def words(error: BaseException) -> str:
     """Return what to say of an error; its type is named if it is not one of ours."""
     text = str(error).strip() or "(no message)"
+    if isinstance(error, errors.FlowIncident):
+        # TaskFlow puts the causes behind the message, which has named them and
+        # ends with what to do.
+        text = str(error.args[0])
     is_ours = isinstance(error, (CommandFailed, errors.LazyEngineError))
     if of_error(error) is ExitCode.FAILED and not is_ours:
         return f"{type(error).__name__}: {text}"

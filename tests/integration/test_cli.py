@@ -381,7 +381,8 @@ def test_incident_comes_first_and_has_its_own_code(
     run: Run, parked: str, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "flows.py").unlink()
-    assert parked in run("resume", parked, exits=ExitCode.INCIDENT).stderr
+    said = run("resume", parked, exits=ExitCode.INCIDENT).stderr
+    assert said.endswith(f"'lazy-engine resume {parked}'\n"), "the last word is what to do"
     assert run("show", parked).stdout.startswith("INCIDENT (")
     assert shown(run, parked)["incident"]["count"] == 1
     (tmp_path / "flows.py").write_text(FLOWS)
