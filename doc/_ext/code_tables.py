@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from lazy_engine import checkup, cli, rules
+from lazy_engine import checkup, cli, incident, rules
 from lazy_engine.cli import exit_code
 from lazy_engine.ledger import GUARANTEES, record, sql_schema, zookeeper_node
 from lazy_engine.ledger.directory_detail import redo_table
@@ -112,13 +112,30 @@ class MeaningsDirective(CodeDirective):
         pairs = (line.partition(":") for line in self.content if line.strip())
         found = {name.strip(): meaning.strip() for name, _, meaning in pairs}
         if wrong := set(names) ^ set(found):
-            raise self.error(f"{self.arguments[0]}: names and meanings differ in {sorted(wrong)}")
+            about = " ".join([self.name, *self.arguments])
+            raise self.error(f"{about}: names and meanings differ in {sorted(wrong)}")
         return found
 
     def paragraph(self, meaning: str) -> nodes.paragraph:
         """Return a meaning as a paragraph."""
         parsed, messages = self.parse_inline(meaning)
         return nodes.paragraph("", "", *parsed, *messages)
+
+
+class IncidentKinds(MeaningsDirective):
+    """List the kinds of incidents. Content as for a table."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        kinds = [
+            value
+            for name, value in vars(incident).items()
+            if name.isupper() and isinstance(value, str)
+        ]
+        meanings = self.meanings(kinds)
+        rows = [(nodes.literal("", kind), self.paragraph(meanings[kind])) for kind in kinds]
+        return [table(("Kind", "What is wrong"), rows)]
 
 
 class LedgerNode(MeaningsDirective):
@@ -348,6 +365,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("lazy-schema-version", SchemaVersion)
     app.add_directive("lazy-store-guarantees", StoreGuarantees)
     app.add_directive("lazy-exit-codes", ExitCodes)
+    app.add_directive("lazy-incident-kinds", IncidentKinds)
     app.add_directive("lazy-doctor-checks", DoctorChecks)
     app.add_directive("lazy-sizes", Sizes)
     app.add_directive("lazy-help", CommandHelp)
