@@ -13,6 +13,7 @@ import lazy_engine
 from lazy_engine.conductor import LazyConductor
 from lazy_engine.engine import LazyEngine
 from lazy_engine.engine.option import Options
+from lazy_engine.ledger.zookeeper_node import Paths
 
 DOC = pathlib.Path(__file__).resolve().parents[2] / "doc"
 PACKAGE = pathlib.Path(lazy_engine.__file__).parent
@@ -21,6 +22,8 @@ DESCRIBED = re.compile(r"^\.\. (?:auto\w+|data):: lazy_engine\.([\w.]+)$", re.MU
 VARIABLE = re.compile(r"\bLAZY_ENGINE_[A-Z]+\b")
 #: An entry of the list of options in the engine's docstring.
 OPTION = re.compile(r"^ *``(\w+)``$", re.MULTILINE)
+#: The first column of the table of znodes.
+ZNODE = re.compile(r"^``(lazy[^`]*)``", re.MULTILINE)
 PARAMETER = re.compile(r":param (\w+):")
 
 
@@ -68,3 +71,11 @@ def test_every_option_of_the_engine_is_described() -> None:
 def test_every_parameter_of_the_conductor_is_described() -> None:
     described = set(PARAMETER.findall(inspect.getdoc(LazyConductor) or ""))
     assert described == set(inspect.signature(LazyConductor).parameters)
+
+
+def test_every_kind_of_znode_is_in_the_reference() -> None:
+    paths = {str(path).removeprefix("/app/") for path in vars(Paths("/app")).values()}
+    own = {path for path in paths if path.split("/")[0] == "lazy"}
+    assert "lazy/due" in own
+    described = ZNODE.findall(read(DOC / "reference" / "znodes.rst"))
+    assert {"/".join(path.split("/")[:2]) for path in described} == own
