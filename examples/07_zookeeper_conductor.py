@@ -25,7 +25,7 @@ from taskflow.jobs import backends as boards
 from lazy_engine import Client
 
 FLOW_UUID = "0d2f7c31-7a53-4a2e-8f0e-6c1f1b0a9e07"
-BOARD_PATH = "/lazy-engine-example-07"
+PATH = "/lazy-engine-example-07"
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def connected(persistence, zookeeper):
     conf = {
         "board": "zookeeper",
         "hosts": zookeeper,
-        "path": BOARD_PATH,
+        "path": f"{PATH}/board",
         "check_compatible": False,  # most servers do not tell TaskFlow their version
     }
     board = boards.fetch("shop", conf, persistence=client.backend)
@@ -96,10 +96,10 @@ def main(persistence, zookeeper):
     conductor.join()
 
 
-def forget_board(zookeeper):
+def clean_up(zookeeper):
     client = KazooClient(zookeeper)
     client.start()
-    client.delete(BOARD_PATH, recursive=True)
+    client.delete(PATH, recursive=True)
     client.stop()
     client.close()
 
@@ -108,4 +108,4 @@ if __name__ == "__main__":
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:2181"
     with tempfile.TemporaryDirectory() as directory:
         main({"connection": f"sqlite:///{directory}/flows.db"}, address)
-    forget_board(address)
+    clean_up(address)

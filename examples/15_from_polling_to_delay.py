@@ -21,7 +21,7 @@ from taskflow.patterns import linear_flow
 from lazy_engine import Client, Delay
 
 SERVERS = ["ada", "bob", "cleo", "dora", "emil"]
-LOOKS = 300
+LOOKS = 1200
 PAUSE_SECONDS = 0.05  # real ones look 30 times, 10 seconds apart
 
 
