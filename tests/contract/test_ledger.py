@@ -1283,7 +1283,7 @@ def test_missing_host_tables_are_named(sqlite_url: str) -> None:
 def test_one_backend_has_one_ledger_whoever_asks(sqlite_url: str) -> None:
     backend = open_backend(sqlite_url)
     with contextlib.closing(backend):
-        del backend.__dict__["_lazy_engine_ledger"]
+        backend.__dict__.pop("_lazy_engine_ledger").close()
         found = at_once(*[lambda: ledger.beside(backend)] * 6)
         assert len({id(one) for one in found}) == 1
         found[0].close()
