@@ -23,6 +23,7 @@ from lazy_engine import (
     view,
 )
 from lazy_engine import factory as factory_module
+from lazy_engine.board import Board
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
@@ -92,12 +93,12 @@ class Client(Delivery, Inspection):
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
-            self._ring_first(record)
+            self._ring_first(self._board, record)
         return str(named.uuid)
 
-    def _ring_first(self, record: r.FlowRecord) -> None:
+    def _ring_first(self, board: Board, record: r.FlowRecord) -> None:
         try:
-            doorbell.ring(self._board, record, self._ledger)
+            doorbell.ring(board, record, self._ledger)
         except taskflow_exceptions.TaskFlowException as error:
             doorbell.unring(record.flow_uuid, self._ledger)
             raise taskflow_exceptions.JobFailure(

@@ -140,7 +140,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             refuses to tell its version.
         """
         if not self._jobboard.connected:
-            doorbell.connect(self._jobboard)
+            doorbell.connect(self._board)
 
     def stop(self) -> None:
         """Stop claiming; flows at work are suspended, and their jobs given back."""

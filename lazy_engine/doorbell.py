@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
-from lazy_engine import board, errors
+from lazy_engine import errors
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
+    from lazy_engine.board import Board
     from lazy_engine.ledger import Ledger
 
 LOG = logging.getLogger(__name__)
@@ -49,26 +50,25 @@ class PostedBook(models.LogBook):  # type: ignore[misc]  # TaskFlow has no types
         return sum(1 for _ in self)
 
 
-def connect(jobboard: Any) -> None:
+def connect(board: Board) -> None:
     """Connect a job board.
 
     :raises taskflow.exceptions.JobFailure: its server does not answer, or
         refuses to tell its version.
     """
-    opened = board.of(jobboard)
     try:
-        opened.connect()
+        board.connect()
     except taskflow_exceptions.JobFailure as error:
         what = str(error).partition("\n")[0]  # the others are its causes
         if "4lw.commands.whitelist" in what:
             raise
         raise taskflow_exceptions.JobFailure(
-            f"{what} (job board '{opened.name}'): is its server up, and is the address right?",
+            f"{what} (job board '{board.name}'): is its server up, and is the address right?",
             error,
         ) from error
 
 
-def ring(jobboard: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
+def ring(board: Board, flow: r.FlowRecord, ledger: Ledger) -> None:
     """Post a doorbell for a flow.
 
     :raises taskflow.exceptions.JobFailure: the board did not take it (or its
@@ -77,7 +77,7 @@ def ring(jobboard: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
     book = None
     if flow.book_uuid is not None:
         book = PostedBook(flow, ledger)
-    board.of(jobboard).post(
+    board.post(
         flow.job_name or flow.flow_name,
         book=book,
         details={"flow_uuid": flow.flow_uuid},

@@ -8,6 +8,8 @@ a conductor that died would keep its job from everybody for ever.
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
@@ -16,7 +18,10 @@ from taskflow import exceptions as taskflow_exceptions
 from lazy_engine.board.protocol import Board, in_turn
 
 #: How long a server may take to answer whether it is there.
-_PROBE_SECONDS: Final = 2.0
+_PROBE_SECONDS: Final = 1.0
+#: How long a server that did not answer at all counts as away without being
+#: asked: a round of the watchdog may have hundreds of doorbells to post.
+_SILENT_SECONDS: Final = 2.0
 #: For how many jobs owners are asked for at once.
 _PAGE: Final = 100
 
@@ -26,6 +31,10 @@ class RedisBoard(Board):
 
     claim_seconds: ClassVar[float | None] = 15.0
     type_name: ClassVar[tuple[str, str]] = ("taskflow.jobs.backends.impl_redis", "RedisJobBoard")
+
+    def __init__(self, jobboard: Any) -> None:
+        super().__init__(jobboard)
+        self._silent_until = 0.0
 
     @property
     def is_connected(self) -> bool:
@@ -61,9 +70,17 @@ class RedisBoard(Board):
             self.jobboard._client.set_retry(Retry(NoBackoff(), 1))
 
     def fail_held_calls(self) -> None:
-        """Break the connections of calls that a server does not answer."""
-        if not self._answers():
-            self.jobboard._client.connection_pool.disconnect(inuse_connections=True)
+        """Break the connections of calls that a server does not answer.
+
+        The pool's own ``disconnect`` also closes sockets and buffers that other
+        threads are reading from.
+        """
+        if self._answers():
+            return
+        for connection in list(self.jobboard._client.connection_pool._in_use_connections):
+            if (held := connection._sock) is not None:
+                with contextlib.suppress(OSError):  # closed in the meantime
+                    held.shutdown(socket.SHUT_RDWR)
 
     def jobs(self) -> Iterator[Any]:
         """Yield all jobs on the board.
@@ -128,29 +145,38 @@ class RedisBoard(Board):
             super().abandon(job, who)
 
     def _answers(self) -> bool:
-        from redis.backoff import NoBackoff
-        from redis.exceptions import RedisError
-        from redis.retry import Retry
-
-        pool = self.jobboard._client.connection_pool
-        patience = {
-            name: min(_PROBE_SECONDS, pool.connection_kwargs.get(name) or _PROBE_SECONDS)
-            for name in ("socket_timeout", "socket_connect_timeout")
-        }
-        settings = {**pool.connection_kwargs, **patience, "retry": Retry(NoBackoff(), 0)}
-        settings.pop("retry_on_error", None)
-        settings.pop("retry_on_timeout", None)
-        connection = pool.connection_class(**settings)
-        try:
-            connection.connect()
-            connection.send_command("PING")
-            connection.read_response()
-        except (RedisError, OSError):
+        asked_at = time.monotonic()
+        if asked_at < self._silent_until:
             return False
-        else:
-            return True
-        finally:
-            connection.disconnect()
+        answers = _is_there(self.jobboard._client.connection_pool)
+        if not answers and time.monotonic() - asked_at > _PROBE_SECONDS / 2:
+            self._silent_until = time.monotonic() + _SILENT_SECONDS
+        return answers
+
+
+def _is_there(pool: Any) -> bool:
+    """Whether a server answers over a connection like those of the pool, but with little patience."""
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+    from redis.retry import Retry
+
+    settings = dict(pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        settings[name] = min(_PROBE_SECONDS, settings.get(name) or _PROBE_SECONDS)
+    settings["retry"] = Retry(NoBackoff(), 0)
+    settings.pop("retry_on_error", None)
+    settings.pop("retry_on_timeout", None)
+    connection = pool.connection_class(**settings)
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    except (RedisError, OSError):
+        return False
+    else:
+        return True
+    finally:
+        connection.disconnect()
 
 
 @contextlib.contextmanager

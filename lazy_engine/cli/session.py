@@ -17,6 +17,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
 from lazy_engine import address as address_module
+from lazy_engine import board as board_drivers
 from lazy_engine import doorbell, errors
 from lazy_engine.access import open_backend
 from lazy_engine.address import ZOOKEEPER, configuration, kind_of
@@ -118,7 +119,7 @@ class Session:
                 " with lazy_engine[redis] or lazy_engine[etcd]"
             ) from error
         try:
-            doorbell.connect(board)
+            doorbell.connect(board_drivers.of(board))
         except Exception as error:
             # TaskFlow lets whatever its drivers raise through when it connects.
             raise BoardUnreachable(
