@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SERVERS := zookeeper postgresql mysql
+SERVERS := zookeeper postgresql mysql redis etcd
 ARGS ?=
 
 PACKAGE_FILES := $(wildcard pyproject.toml setup.py README.md LICENSE)
