@@ -190,13 +190,25 @@ class Client(Delivery, Inspection):
             self._ring(done.record)
         return done.is_new
 
-    def purge(self, *, finished_before_at: datetime.datetime) -> int:
+    def purge(
+        self,
+        *,
+        finished_before_at: datetime.datetime,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
         """Delete flows that ended before an instant; return how many.
 
+        One flow after the other, each as a whole, the oldest first. It may be
+        ended at any moment and called again. Tokens of flows that are gone are
+        unknown from then on.
+
         :param finished_before_at: timezone-aware.
+        :param progress: told after each hundred or so how many are gone. What it
+            raises ends the purge and is raised here.
         :raises ValueError: it is not timezone-aware.
         """
-        return self._ledger.purge(micros("finished_before_at", finished_before_at))
+        before = micros("finished_before_at", finished_before_at)
+        return self._ledger.purge(before, progress)
 
     def sweep(self) -> list[str]:
         """Do one round of the watchdog: what is due, and nothing else.

@@ -125,6 +125,11 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._room = threading.Condition()
         self._running = 0
 
+    @property
+    def at_work(self) -> int:
+        """How many flows it runs now."""
+        return self._running
+
     # -- TaskFlow's interface ---------------------------------------------
 
     @property
