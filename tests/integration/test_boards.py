@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import signal
 import subprocess
@@ -20,9 +19,10 @@ from taskflow.jobs import backends as jobboards
 from lazy_engine import Client, Disposition, Result, cli, rules
 from lazy_engine.board import of
 from lazy_engine.cli import ExitCode
+from tests import child
 from tests.integration import wake_flows
 from tests.integration.parked import make_flow, opened, park
-from tests.integration.test_conductor import REPOSITORY, parked, running
+from tests.integration.test_conductor import parked, running
 from tests.waiting import wait_until
 
 Open = Callable[[], Any]
@@ -143,7 +143,7 @@ def test_killed_conductor_is_taken_over(
     )
     victim = subprocess.Popen(
         [sys.executable, str(script), sqlite_url, repr(conf)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"},
+        env=child.environment(PYTHONWARNINGS="ignore"),
     )
     try:
         flow_uuid = client.submit(wake_flows.hangs_once, store={"pid_path": str(pid_path)})
