@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SERVERS := zookeeper postgresql mysql
+SERVERS := zookeeper postgresql mysql redis etcd
 ARGS ?=
 
 PACKAGE_FILES := $(wildcard pyproject.toml setup.py README.md LICENSE)
@@ -39,7 +39,7 @@ lint: $(EQUIPPED) ## style and format
 	$(BIN)/ruff format --check .
 
 types: $(EQUIPPED) ## static types
-	$(BIN)/mypy --strict lazy_engine
+	$(BIN)/mypy --strict lazy_engine tests/typing
 
 docs: $(EQUIPPED) $(INSTALLED) ## the documentation, in build/doc
 	@if [ -e doc/conf.py ]; then \

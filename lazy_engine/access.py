@@ -10,6 +10,7 @@ from taskflow.persistence import backends
 
 from lazy_engine import (
     address,
+    board,
     errors,
     ledger,
     rules,
@@ -23,7 +24,7 @@ class Access:
 
     def __init__(self, persistence: Any, jobboard: Any = None) -> None:
         self.backend = open_backend(persistence)
-        self._board = jobboard
+        self._board = None if jobboard is None else board.of(jobboard)
         self._ledger = ledger.beside(self.backend)
 
     def _require(self, flow_uuid: str) -> r.FlowRecord:

@@ -10,12 +10,18 @@ from typing import Any, Final
 from lazy_engine import errors
 
 ZOOKEEPER: Final = "zookeeper"
+ETCD: Final = "etcd"
+REDIS: Final = "redis"
+_REDIS_WITH_TLS: Final = "rediss"
 
 _DIRECTORIES: Final = ("dir", "file")
 
 #: How a lost ZooKeeper is looked for. Kazoo's own pauses double up to an hour,
 #: for which a conductor would go on missing a server that is back.
 _CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
+
+#: How long a Redis or etcd server may take for an answer.
+_PATIENCE_SECONDS: Final = 5.0
 
 
 def kind_of(address: str) -> str:
@@ -47,6 +53,75 @@ def zookeeper_conf(address: str) -> dict[str, Any]:
         conf["path"] = slash + path.rstrip("/")
     conf.update(urllib.parse.parse_qsl(query))
     return conf
+
+
+def board_conf(address: str) -> dict[str, Any]:
+    """Return TaskFlow's configuration for a job board's address.
+
+    It is read here for the three kinds that TaskFlow (6.5) brings along: of
+    ``redis://other:6379`` TaskFlow itself reads the port but not the host, and
+    talks to this machine.
+
+    :param address: ``zookeeper://…`` as for :func:`zookeeper_conf`,
+        ``redis://[user:password@]host[:port][/database]`` (``rediss://`` with
+        TLS) or ``etcd://host[:port][/path]``, each with ``?name=value``; any
+        other is left to TaskFlow.
+    :returns: ``board`` and what goes with it.
+    :raises ValueError: it names no host, or what should be a number is none.
+    """
+    kind = kind_of(address)
+    if kind == ZOOKEEPER:
+        return {"board": kind, **zookeeper_conf(address)}
+    if kind in (REDIS, _REDIS_WITH_TLS):
+        return _redis_conf(address)
+    if kind == ETCD:
+        return _etcd_conf(address)
+    return {"board": address}
+
+
+def _redis_conf(address: str) -> dict[str, Any]:
+    parts = _with_host(address)
+    conf: dict[str, Any] = {
+        "board": REDIS,
+        "host": parts.hostname,
+        "port": parts.port or 6379,
+        # Older redis-py waits for ever.
+        "socket_timeout": _PATIENCE_SECONDS,
+        "socket_connect_timeout": _PATIENCE_SECONDS,
+    }
+    if database := parts.path.strip("/"):
+        conf["db"] = int(database)
+    if parts.username:
+        conf["username"] = urllib.parse.unquote(parts.username)
+    if parts.password:
+        conf["password"] = urllib.parse.unquote(parts.password)
+    if parts.scheme == _REDIS_WITH_TLS:
+        conf["ssl"] = True
+    conf.update(urllib.parse.parse_qsl(parts.query))
+    if isinstance(others := conf.get("sentinel_fallbacks"), str):
+        conf["sentinel_fallbacks"] = others.split(",")
+    return conf
+
+
+def _etcd_conf(address: str) -> dict[str, Any]:
+    parts = _with_host(address)
+    conf: dict[str, Any] = {
+        "board": ETCD,
+        "host": parts.hostname,
+        "port": parts.port or 2379,
+        "timeout": _PATIENCE_SECONDS,  # etcd3gw waits for ever
+    }
+    if path := parts.path.strip("/"):
+        conf["path"] = path
+    conf.update(urllib.parse.parse_qsl(parts.query))
+    return conf
+
+
+def _with_host(address: str) -> urllib.parse.SplitResult:
+    parts = urllib.parse.urlsplit(address)
+    if not parts.hostname:
+        raise ValueError(f"it names no host: {parts.scheme}://host:port")
+    return parts
 
 
 def configuration(persistence: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a conductor has claimed on a job board, until it is surely given up.
 
-A claim lives as long as the board's session. One that could not be given up
-(or whose making was never confirmed) before the connection was lost would, if
-the session outlives that, keep its job from everybody for ever.
+On some boards a claim lives as long as the board's session. One that could not
+be given up (or whose making was never confirmed) before the connection was lost
+would, if the session outlives that, keep its job from everybody for ever.
+
+On the others a claim is for a time, and is renewed while its job is at work.
+One that ends in between, for its board was away, does no harm: whoever claims
+the job next finds the flow's lease taken, or fences its owner.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
 
-from lazy_engine import host
+from lazy_engine.board import Board
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +32,9 @@ CONSUME: Final = "consume"
 ABANDON: Final = "abandon"
 COOL: Final = "cool"
 KEEP: Final = "keep"
+
+#: How often a claim that is for a time is renewed before it would end.
+_RENEWALS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,17 +47,57 @@ class _Unsettled:
 class Claims:
     """The claims of one conductor. Safe to use from its threads.
 
-    :param board: a TaskFlow job board.
     :param label: who claims; each claim adds a part of its own, since
         TaskFlow's boards know owners by name alone.
     """
 
-    def __init__(self, board: Any, label: str) -> None:
+    def __init__(self, board: Board, label: str) -> None:
         self._board = board
         self._label = label
         self._lock = threading.Lock()
-        self._claimants: dict[str, str] = {}
+        self._taken: dict[str, tuple[Any, str]] = {}
         self._unsettled: list[_Unsettled] = []
+
+    @contextlib.contextmanager
+    def renewed(self) -> Iterator[None]:
+        """While this lasts, renew what is claimed, in a thread of its own, if the board needs it."""
+        if self._board.claim_seconds is None:
+            yield
+            return
+        ended = threading.Event()
+        pause_seconds = self._board.claim_seconds / _RENEWALS
+        thread = threading.Thread(
+            target=self._renew_until,
+            args=(ended, pause_seconds),
+            name="lazy-engine-claims",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _renew_until(self, ended: threading.Event, pause_seconds: float) -> None:
+        while not ended.wait(pause_seconds):
+            for job, claimant in list(self._taken.values()):
+                if ended.is_set() or not self._renew(job, claimant):
+                    break
+
+    def _renew(self, job: Any, claimant: str) -> bool:
+        """Renew one claim; false if the board is away, so that there is no point in going on."""
+        try:
+            # Given up in the meantime is no reason to complain.
+            if not self._board.renew(job, claimant) and job.uuid in self._taken:
+                LOG.warning("the claim on job %s has ended before its work", job)
+        except taskflow_exceptions.TaskFlowException:
+            LOG.warning("claims could not be renewed", exc_info=True)
+            return False
+        except Exception:
+            # The thread must live: other claims hang on it.
+            LOG.exception("the claim on job %s could not be renewed", job)
+        return True
 
     @property
     def has_unsettled(self) -> bool:
@@ -67,13 +116,14 @@ class Claims:
             LOG.warning("job %s could not be claimed", job, exc_info=True)
             self._leave(_Unsettled(job=job, claimant=claimant, fate=ABANDON))
             return False
-        self._claimants[job.uuid] = claimant
+        self._taken[job.uuid] = (job, claimant)
         return True
 
     def give_up(self, job: Any, fate: str) -> bool:
         """Consume a claimed job, or give it back; false if that is left for :meth:`settle`."""
-        claim = _Unsettled(job=job, claimant=self._claimants.pop(job.uuid, ""), fate=fate)
-        if not host.is_connected(self._board):
+        _, claimant = self._taken.pop(job.uuid, (job, ""))
+        claim = _Unsettled(job=job, claimant=claimant, fate=fate)
+        if not self._board.is_connected:
             # Kazoo would hold the call back until its server is there again,
             # and with it the thread, and with that a conductor that is to stop.
             LOG.warning("job %s is given up later: the job board is away", job)
@@ -100,7 +150,7 @@ class Claims:
         while waiting:
             claim = waiting[0]
             try:
-                if self._board.find_owner(claim.job) == claim.claimant:
+                if self._board.owner_of(claim.job) == claim.claimant:
                     self._carry_out(claim)
                     settled.append((claim.job, claim.fate))
             except taskflow_exceptions.NotFound:

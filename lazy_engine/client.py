@@ -23,6 +23,7 @@ from lazy_engine import (
     view,
 )
 from lazy_engine import factory as factory_module
+from lazy_engine.board import Board
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
@@ -92,12 +93,12 @@ class Client(Delivery, Inspection):
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
-            self._ring_first(record)
+            self._ring_first(self._board, record)
         return str(named.uuid)
 
-    def _ring_first(self, record: r.FlowRecord) -> None:
+    def _ring_first(self, board: Board, record: r.FlowRecord) -> None:
         try:
-            doorbell.ring(self._board, record, self._ledger)
+            doorbell.ring(board, record, self._ledger)
         except taskflow_exceptions.TaskFlowException as error:
             doorbell.unring(record.flow_uuid, self._ledger)
             raise taskflow_exceptions.JobFailure(
@@ -189,13 +190,25 @@ class Client(Delivery, Inspection):
             self._ring(done.record)
         return done.is_new
 
-    def purge(self, *, finished_before_at: datetime.datetime) -> int:
+    def purge(
+        self,
+        *,
+        finished_before_at: datetime.datetime,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
         """Delete flows that ended before an instant; return how many.
 
+        One flow after the other, each as a whole, the oldest first. It may be
+        ended at any moment and called again. Tokens of flows that are gone are
+        unknown from then on.
+
         :param finished_before_at: timezone-aware.
+        :param progress: told after each hundred or so how many are gone. What it
+            raises ends the purge and is raised here.
         :raises ValueError: it is not timezone-aware.
         """
-        return self._ledger.purge(micros("finished_before_at", finished_before_at))
+        before = micros("finished_before_at", finished_before_at)
+        return self._ledger.purge(before, progress)
 
     def sweep(self) -> list[str]:
         """Do one round of the watchdog: what is due, and nothing else.

@@ -28,7 +28,7 @@ from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 from taskflow.types import entity
 
-from lazy_engine import doorbell, errors, factory, host, ledger, report, rules
+from lazy_engine import board, doorbell, errors, factory, ledger, report, rules
 from lazy_engine.claim import ABANDON, CONSUME, COOL, KEEP, Claims
 from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
@@ -41,6 +41,8 @@ _FIRST_COOL_SECONDS: Final = 0.25
 _LAST_COOL_SECONDS: Final = 30.0
 #: The same for a job that leads to no flow that could be run or found again.
 _LAST_KEEP_SECONDS: Final = 3600.0
+#: How often a board is read that does not tell of new jobs.
+_READ_SECONDS: Final = 0.5
 #: How often a conductor that is to stop frees what waits for a server that is away.
 _FREE_SECONDS: Final = 0.1
 
@@ -54,7 +56,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     Woken by the board's own notifications. The board as a whole is read anew
     only at the start and after a lost connection; every *wait_timeout* seconds
-    the jobs that are known to be on it are looked through.
+    the jobs that are known to be on it are looked through. A board that tells
+    of nothing by itself (Redis, etcd) is read twice a second.
 
     Goes on while the board's server is away, and is registered with it again
     when it is back; jobs that could not be given up meanwhile are given up then.
@@ -114,12 +117,18 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._has_ended = threading.Event()
         self._has_ended.set()
         self._cooling: dict[str, tuple[float, float]] = {}
-        self._claims = Claims(jobboard, self._label)
+        self._board = board.of(jobboard)
+        self._claims = Claims(self._board, self._label)
         self._is_news = threading.Event()
         self._has_read = False
         self._seems_deaf = False
         self._room = threading.Condition()
         self._running = 0
+
+    @property
+    def at_work(self) -> int:
+        """How many flows it runs now."""
+        return self._running
 
     # -- TaskFlow's interface ---------------------------------------------
 
@@ -136,7 +145,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
             refuses to tell its version.
         """
         if not self._jobboard.connected:
-            doorbell.connect(self._jobboard)
+            doorbell.connect(self._board)
 
     def stop(self) -> None:
         """Stop claiming; flows at work are suspended, and their jobs given back."""
@@ -149,7 +158,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     def _free(self) -> None:
         """Let no thread of this conductor wait for a server that is away, until it has ended."""
         while not self._has_ended.wait(_FREE_SECONDS):
-            host.fail_held_calls(self._jobboard)
+            self._board.fail_held_calls()
 
     def run(self, max_dispatches: int | None = None) -> None:
         """Answer doorbells until stopped.
@@ -157,29 +166,31 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         :param max_dispatches: return after that many (``None``: no limit).
         :raises taskflow.exceptions.JobFailure: the job board was never connected.
         """
-        if host.is_closed(self._jobboard):
+        if self._board.is_closed:
             raise taskflow_exceptions.JobFailure(
-                f"job board '{self._jobboard.name}' is not connected: call connect() first"
+                f"job board '{self._board.name}' is not connected: call connect() first"
             )
+        self._board.prepare()
         self._dead.clear()
         self._stopping.clear()
         self._has_ended.clear()
         if self._wait_timeout.is_stopped():
             self._stopping.set()
-        board = self._jobboard
         with contextlib.ExitStack() as stack:
             stack.callback(self._dead.set)
             stack.callback(self._has_ended.set)
-            if isinstance(board, jobs_base.NotifyingJobBoard):
-                board.notifier.register(jobs_base.POSTED, self._on_posted)
-                stack.callback(board.notifier.deregister, jobs_base.POSTED, self._on_posted)
+            if self._board.notifies:
+                notifier = self._jobboard.notifier
+                notifier.register(jobs_base.POSTED, self._on_posted)
+                stack.callback(notifier.deregister, jobs_base.POSTED, self._on_posted)
             self._is_news.set()
-            stack.callback(host.watch_connection(board, self._on_connection))
+            stack.callback(self._board.watch_connection(self._on_connection))
+            stack.enter_context(self._claims.renewed())
             if self._watches:
-                stack.enter_context(Watchdog(Client(self._persistence, board)))
+                stack.enter_context(Watchdog(Client(self._persistence, self._jobboard)))
             with self._make_executor(self) as executor:
                 self._answer(executor, max_dispatches)
-            if self._claims.has_unsettled and host.is_connected(board):
+            if self._claims.has_unsettled and self._board.is_connected:
                 self._settle()
 
     def _on_connection(self) -> None:
@@ -199,7 +210,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
                 return
             if not self._await_room():
                 return
-            if host.is_connected(self._jobboard) and self._claims.take(job):
+            if self._board.is_connected and self._claims.take(job):
                 with self._room:
                     self._running += 1
                 future = executor.submit(self._dispatch_job, job)
@@ -226,7 +237,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     def _look_through(self) -> Iterator[Any]:
         """Yield the unclaimed jobs on the board."""
-        if not host.is_connected(self._jobboard):
+        if not self._board.is_connected:
             # Kazoo would hold calls back until its server is there again, and
             # nobody could stop this conductor until then.
             self._is_news.clear()
@@ -238,13 +249,13 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         self._is_news.clear()
         try:
             if not self._has_read:
-                self._jobboard.register_entity(self.conductor)
+                self._board.register(self.conductor)
             if self._claims.has_unsettled:
                 self._settle()
             self._mend_hearing()
             # Of what was posted while the connection was lost TaskFlow's board
             # may never hear, and after a lost session it knows of no job at all.
-            for job in host.unclaimed_jobs(self._jobboard, ensure_fresh=not self._has_read):
+            for job in self._board.unclaimed_jobs(ensure_fresh=not self._has_read):
                 if self._stopping.is_set():
                     return
                 seen.add(job.uuid)
@@ -262,10 +273,10 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
     def _mend_hearing(self) -> None:
         """Have the board listen again if it was deaf at two looks in a row."""
         has_seemed_deaf = self._seems_deaf
-        self._seems_deaf = not host.hears_of_jobs(self._jobboard)
+        self._seems_deaf = not self._board.hears_of_jobs()
         if self._seems_deaf and has_seemed_deaf:
             self._log.warning("the job board heard of no new job; it listens again")
-            host.listen_for_jobs(self._jobboard)
+            self._board.listen_for_jobs()
 
     def _look_seconds(self) -> float:
         if self._cooling:
@@ -276,7 +287,8 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
 
     @property
     def _timeout_seconds(self) -> float:
-        return float(self._wait_timeout.value)
+        seconds = float(self._wait_timeout.value)
+        return seconds if self._board.notifies else min(seconds, _READ_SECONDS)
 
     def _await_room(self) -> bool:
         """Wait until another flow may be run; false once stopped."""

@@ -144,6 +144,8 @@ class Delivery(Access):
         ]
 
     def _ring(self, record: r.FlowRecord) -> bool:
+        if self._board is None:
+            return False
         # The outcome is durable by now and the receipt will say so, whether
         # the doorbell gets through or not.
         try:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from lazy_engine import checkup, errors, rules
+from lazy_engine import board, checkup, errors, rules
 from lazy_engine.checkup import STALLED, WRONG, Finding, Reading
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.protocol import Ledger
@@ -55,11 +55,11 @@ class Report:
 
 
 def examine(
-    ledger: Ledger, board: Any = None, progress: Callable[[Report], None] | None = None
+    ledger: Ledger, jobboard: Any = None, progress: Callable[[Report], None] | None = None
 ) -> Report:
     """Examine a whole store, and the doorbells on a job board.
 
-    :param board: a connected TaskFlow job board, or ``None``.
+    :param jobboard: a connected TaskFlow job board, or ``None``.
     :param progress: told after each page.
     :raises StoreUnavailable: the store cannot be read.
     :raises taskflow.exceptions.JobFailure: the board cannot be read.
@@ -72,8 +72,8 @@ def examine(
         after = page[-1]
         if progress is not None:
             progress(report)
-    if board is not None:
-        _examine_board(ledger, board, report)
+    if jobboard is not None:
+        _examine_board(ledger, jobboard, report)
     return report
 
 
@@ -138,9 +138,9 @@ def _has_key(ledger: Ledger, record: r.FlowRecord) -> bool:
     return True
 
 
-def _examine_board(ledger: Ledger, board: Any, report: Report) -> None:
+def _examine_board(ledger: Ledger, jobboard: Any, report: Report) -> None:
     report.doorbells = 0
-    for job in board.iterjobs(ensure_fresh=True):
+    for job in board.of(jobboard).jobs():
         report.doorbells += 1
         flow_uuid = (job.details or {}).get("flow_uuid")
         if flow_uuid is not None and ledger.flow(flow_uuid) is None:

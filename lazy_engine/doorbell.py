@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import models
 
-from lazy_engine import errors, host
+from lazy_engine import errors
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
+    from lazy_engine.board import Board
     from lazy_engine.ledger import Ledger
 
 LOG = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class PostedBook(models.LogBook):  # type: ignore[misc]  # TaskFlow has no types
         return sum(1 for _ in self)
 
 
-def connect(board: Any) -> None:
+def connect(board: Board) -> None:
     """Connect a job board.
 
     :raises taskflow.exceptions.JobFailure: its server does not answer, or
@@ -58,31 +59,21 @@ def connect(board: Any) -> None:
     try:
         board.connect()
     except taskflow_exceptions.JobFailure as error:
-        if "server version" not in str(error):
-            what = str(error).partition("\n")[0]  # the others are its causes
-            raise taskflow_exceptions.JobFailure(
-                f"{what} (job board '{board.name}'): is its server up, and is the address right?",
-                error,
-            ) from error
+        what = str(error).partition("\n")[0]  # the others are its causes
+        if "4lw.commands.whitelist" in what:
+            raise
         raise taskflow_exceptions.JobFailure(
-            "the job board's ZooKeeper does not tell its version (its"
-            " 4lw.commands.whitelist lacks 'envi', as by default): set"
-            " 'check_compatible': False in the job board's configuration, or add envi to"
-            " the server's whitelist",
+            f"{what} (job board '{board.name}'): is its server up, and is the address right?",
             error,
         ) from error
 
 
-def ring(board: Any, flow: r.FlowRecord, ledger: Ledger) -> None:
+def ring(board: Board, flow: r.FlowRecord, ledger: Ledger) -> None:
     """Post a doorbell for a flow.
 
     :raises taskflow.exceptions.JobFailure: the board did not take it (or its
         answer was lost; a second doorbell does no harm), or is not connected.
     """
-    if not host.is_connected(board):
-        # Kazoo would hold the call back until its server is there again, and
-        # whoever delivers must not wait for that.
-        raise taskflow_exceptions.JobFailure(f"job board '{board.name}' is not connected")
     book = None
     if flow.book_uuid is not None:
         book = PostedBook(flow, ledger)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every part of TaskFlow that lazy_engine uses without it being public.
+"""Every part of TaskFlow's engines and storage that lazy_engine uses without it being public.
 
 TaskFlow offers its engines for extension but documents no interface for it.
-The names it keeps to itself are touched in this module and nowhere else, each
-with a contract test (``tests/contract/test_host.py``) that fails when they
+The names it keeps to itself are touched in this module and nowhere else (those
+of its job boards in :mod:`lazy_engine.board`), each with a contract test (``tests/contract/test_host.py``) that fails when they
 change. Written against taskflow 6.5.
 """
 
@@ -16,9 +16,7 @@ from concurrent import futures
 from typing import Any
 
 import futurist
-from kazoo.protocol.states import KeeperState
 from taskflow import exceptions as taskflow_exceptions
-from taskflow import states as taskflow_states
 from taskflow import storage as taskflow_storage
 from taskflow.deciders import Depth
 from taskflow.engines.action_engine import (
@@ -32,7 +30,6 @@ from taskflow.engines.action_engine import (
 from taskflow.engines.action_engine import engine as action_engine
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
-from taskflow.jobs.backends import impl_zookeeper
 from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
 from taskflow.utils import misc
@@ -192,94 +189,6 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def set_failures_aside(self, is_aside: Callable[[taskflow_failure.Failure], bool]) -> None:
         """Stop counting failures that were put aside when the details were stored."""
         self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
-
-
-def is_connected(board: Any) -> bool:
-    """Whether a job board can reach its server now.
-
-    TaskFlow's ZooKeeper board says ``connected`` never again once a session
-    was lost, though its client has long had a new one.
-    """
-    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
-        return bool(board._client.connected)
-    return bool(board.connected)
-
-
-def is_closed(board: Any) -> bool:
-    """Whether a job board was never connected, or has been closed: nothing will connect it."""
-    if isinstance(board, impl_zookeeper.ZookeeperJobBoard):
-        return bool(board._client.client_state == KeeperState.CLOSED)
-    return not board.connected
-
-
-def unclaimed_jobs(board: Any, *, ensure_fresh: bool) -> Iterator[Any]:
-    """Yield the jobs on a board that nobody has claimed.
-
-    TaskFlow's iterator passes over a job whose state the server did not tell,
-    and asks for the next one's; for that kazoo then waits until the server is
-    there again. This one ends with the connection.
-
-    :raises taskflow.exceptions.JobFailure: the board cannot be asked.
-    """
-    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
-        yield from board.iterjobs(only_unclaimed=True, ensure_fresh=ensure_fresh)
-        return
-    for job in board._fetch_jobs(ensure_fresh=ensure_fresh):
-        if not is_connected(board):
-            raise taskflow_exceptions.JobFailure(f"job board '{board.name}' is not connected")
-        try:
-            is_unclaimed = job.state == taskflow_states.UNCLAIMED
-        except taskflow_exceptions.NotFound:
-            board._remove_job(job.path)
-            continue
-        if is_unclaimed:
-            yield job
-
-
-def hears_of_jobs(board: Any) -> bool:
-    """Whether a connected job board's server would tell it of a new job.
-
-    Kazoo's ``ChildrenWatch`` (2.11) marks itself as established outside the
-    thread that learns of a lost connection. When the two cross, it takes the
-    watch that went with the connection for one it still has, and never asks
-    for another: the board is deaf until its connection is lost once more.
-    False also for the moment between a notice and the watch that follows it.
-    """
-    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
-        return True
-    return bool(board._client._child_watchers.get(board.path))
-
-
-def listen_for_jobs(board: Any) -> None:
-    """Have a deaf job board ask its server for all jobs and a new watch, in kazoo's thread."""
-    board._client.handler.spawn(board._job_watcher._get_children)
-
-
-def fail_held_calls(board: Any) -> None:
-    """Have calls that kazoo holds back for a server that is away fail, as by a lost connection.
-
-    Kazoo does so itself with the calls that are under way when a connection is
-    lost, but keeps those that are made afterwards, and with them their threads.
-    """
-    if isinstance(board, impl_zookeeper.ZookeeperJobBoard) and not board._client.connected:
-        board._client._notify_pending(KeeperState.CONNECTING)
-
-
-def watch_connection(board: Any, note: Callable[[], None]) -> Callable[[], None]:
-    """Have changes of a job board's connection noted; return what ends that.
-
-    :param note: called in kazoo's thread, which must not be held up. Never
-        called for boards that tell nothing about their connection.
-    """
-    if not isinstance(board, impl_zookeeper.ZookeeperJobBoard):
-        return lambda: None
-
-    def listen(_state: object) -> None:
-        note()
-
-    client = board._client
-    client.add_listener(listen)
-    return lambda: client.remove_listener(listen)
 
 
 def _failures_of(

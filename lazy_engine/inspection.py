@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from taskflow import states
@@ -27,6 +28,8 @@ from lazy_engine.ledger.desk import stored_attempt
 
 LOG = logging.getLogger(__name__)
 
+#: How many of a flow's open delays are asked for at once.
+_PAGE: Final = 500
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LAST_LOOK_SECONDS: Final = 0.5
 
@@ -41,9 +44,11 @@ class Inspection(Access):
         :raises UnknownDelay: that task does not wait.
         """
         record = self._require(flow_uuid)
-        for delay in self._ledger.delays_of(flow_uuid):
-            if delay.task_name == task_name and delay.is_open:
-                return token.sign(delay.key, self._ledger.signing_key(record.key_id))
+        # Not the flow's delays: one that retries has many that are closed.
+        for delay in self._ledger.waiting(
+            r.Page(flow_uuid=flow_uuid, task_name=task_name, limit=1)
+        ):
+            return token.sign(delay.key, self._ledger.signing_key(record.key_id))
         raise errors.UnknownDelay(
             f"task '{task_name}' of flow {flow_uuid} does not wait for an outcome",
             flow_uuid=flow_uuid,
@@ -107,7 +112,7 @@ class Inspection(Access):
                 for atom in atoms
                 if atom.state == states.SUCCESS and isinstance(atom, models.TaskDetail)
             },
-            delays=[view.open_delay(d) for d in self._ledger.delays_of(flow_uuid) if d.is_open],
+            delays=[view.open_delay(record) for record in self._open_delays(flow_uuid)],
             incident=view.incident(record.incident),
             has_factory=record.has_factory,
             owner=record.owner,
@@ -118,6 +123,14 @@ class Inspection(Access):
             ended_at=view.instant(record.ended_at) if record.ended_at else None,
             drift=view.noted_drift(detail.meta),
         )
+
+    def _open_delays(self, flow_uuid: str) -> Iterator[r.DelayRecord]:
+        after = None
+        while page := self._ledger.waiting(r.Page(flow_uuid=flow_uuid, after=after, limit=_PAGE)):
+            yield from page
+            after = r.place_of(page[-1])
+            if len(page) < _PAGE:
+                return
 
     def flows(
         self,

@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 
 from tests import secrecy
-from tests.servers import MySQL, PostgreSQL, ZooKeeper, owned_pids
+from tests.servers import Etcd, MySQL, PostgreSQL, Redis, ZooKeeper, owned_pids
 from tests.servers.process import children_of, in_ci
 
 _GRACE_SECONDS = 5.0
@@ -42,6 +42,8 @@ class SessionServers:
         self._zookeeper: ZooKeeper | None = None
         self._postgresql: PostgreSQL | None = None
         self._mysql: MySQL | None = None
+        self._redis: Redis | None = None
+        self._etcd: Etcd | None = None
 
     def zookeeper(self) -> ZooKeeper:
         if self._zookeeper is None:
@@ -62,8 +64,20 @@ class SessionServers:
             self._mysql.start()
         return self._mysql
 
+    def redis(self) -> Redis:
+        if self._redis is None:
+            self._redis = Redis()
+            self._redis.start()
+        return self._redis
+
+    def etcd(self) -> Etcd:
+        if self._etcd is None:
+            self._etcd = Etcd()
+            self._etcd.start()
+        return self._etcd
+
     def close(self) -> None:
-        for server in (self._zookeeper, self._postgresql, self._mysql):
+        for server in (self._zookeeper, self._postgresql, self._mysql, self._redis, self._etcd):
             if server is not None:
                 server.close()
 
@@ -165,6 +179,18 @@ def mysql_url(mysql: MySQL) -> Iterator[str]:
     url = mysql.create_database()
     yield url
     mysql.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def redis(request: pytest.FixtureRequest) -> Redis:
+    """A Redis server that all tests share; whoever stops or pauses one makes one of their own."""
+    return request.config.stash[SESSION_SERVERS].redis()
+
+
+@pytest.fixture(scope="session")
+def etcd(request: pytest.FixtureRequest) -> Etcd:
+    """An etcd server that all tests share; whoever stops or pauses one makes one of their own."""
+    return request.config.stash[SESSION_SERVERS].etcd()
 
 
 @pytest.fixture

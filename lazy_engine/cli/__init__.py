@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from lazy_engine.cli import (
+    completion,
     conductor,
     delivery,
     doctor,
@@ -19,6 +20,7 @@ from lazy_engine.cli import (
     flow,
     flows,
     parser,
+    purge,
     show,
     story,
     watch,
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the arguments, without the program's name; ``None`` means
         those of this process.
     """
-    whole = parser.build(_add_commands, metadata.version("lazy_engine"))
+    whole = build_parser()
     try:
         arguments = whole.parse_args(argv)
     except SystemExit as ending:
@@ -52,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     session = Session(arguments.persistence, arguments.jobboard, output)
     try:
         return int(arguments.act(session, arguments))
-    except KeyboardInterrupt:
-        output.error("interrupted")
+    except KeyboardInterrupt as ending:
+        output.error(f"interrupted{': ' if str(ending) else ''}{ending}")
         return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has enough; Python must not complain at exit.
@@ -68,9 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         session.close()
 
 
-def _add_commands(commands: parser.Commands) -> None:
-    for module in (flow, flows, show, delivery, watch, conductor, doctor, story):
-        module.add(commands)
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    made: parser.Parser
+
+    def add_commands(commands: parser.Commands) -> None:
+        for module in (flow, flows, show, delivery, watch, conductor, purge, doctor, story):
+            module.add(commands)
+        completion.adder(lambda: made)(commands)
+
+    made = parser.build(add_commands, metadata.version("lazy_engine"))
+    return made
 
 
 def _set_up_logging(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import json
 import os
@@ -41,6 +42,18 @@ def read_typed_json(text: str | None, option: str, kind: type, kind_name: str) -
     if not isinstance(value, kind):
         raise UsageError(f"{option} takes a JSON {kind_name}")
     return value
+
+
+def read_instant(text: str, option: str) -> datetime.datetime:
+    """Return an instant; without an offset it is one of local time.
+
+    :raises UsageError: it is none.
+    """
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} takes a time such as 2030-12-31T23:59:00+00:00") from None
+    return found if found.tzinfo else found.astimezone()
 
 
 def look_in_current_directory() -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -65,10 +65,24 @@ def _conduct(session: Session, arguments: argparse.Namespace) -> int:
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}"
     with session.others_code():
         conductor = _make(name, board, backend, arguments)
-        conductor.notifier.register(notifier.Notifier.ANY, _Reporter(session, name))
+        reporter = _Reporter(session, name)
+        conductor.notifier.register(notifier.Notifier.ANY, reporter)
         where = board_name(str(session.jobboard))
         _say(session, name, "started", {"jobboard": where, "store": session.store_name})
-        _run_until_signalled(session, name, conductor)
+        # The log is written past the output, and would run into a status line.
+        is_logged = arguments.verbose or arguments.debug
+
+        def tell() -> None:
+            if not is_logged:
+                session.output.status(
+                    f"{name}: {conductor.at_work} flows at work; so far {reporter.parked} parked,"
+                    f" {reporter.ended} ended"
+                )
+
+        try:
+            _run_until_signalled(session, name, conductor, tell)
+        finally:
+            session.output.status("")
     _say(session, name, "stopped", {})
     return ExitCode.DONE
 
@@ -89,7 +103,9 @@ def _make(name: str, board: Any, backend: Any, arguments: argparse.Namespace) ->
     return backends.fetch("lazy", name, board, **options)
 
 
-def _run_until_signalled(session: Session, name: str, conductor: Any) -> None:
+def _run_until_signalled(
+    session: Session, name: str, conductor: Any, tell: Callable[[], None]
+) -> None:
     """Run the conductor in a thread of its own, and stop it at a signal.
 
     A signal handler runs between two steps of the main thread. Stopping the
@@ -112,6 +128,7 @@ def _run_until_signalled(session: Session, name: str, conductor: Any) -> None:
         is_stopping = False
         while thread.is_alive():
             thread.join(_LOOK_SECONDS)
+            tell()
             if noted and not is_stopping:
                 is_stopping = True
                 _say(session, name, "stopping", {"signal": signal.Signals(noted[0]).name})
@@ -144,8 +161,12 @@ class _Reporter:
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self._name = name
+        self.parked = 0
+        self.ended = 0
 
     def __call__(self, event: str, details: Mapping[str, Any]) -> None:
+        self.parked += event == "flow_parked"
+        self.ended += event == "flow_ended"
         if event not in _WORDS:
             return
         job = details["job"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,7 +85,11 @@ def _delays(session: Session, arguments: argparse.Namespace) -> int:
         found = client.delays(
             flow_uuid=arguments.flow,
             task_name=arguments.task,
-            due_before_at=_instant(arguments.due_before),
+            due_before_at=(
+                argument.read_instant(arguments.due_before, "--due-before")
+                if arguments.due_before is not None
+                else None
+            ),
             after=arguments.after,
             limit=arguments.limit,
         )
@@ -143,16 +146,6 @@ def _print_table(
         for row, token in zip(rows, tokens, strict=True):
             row.append(token or "(answered)")
     session.output.table(head, rows)
-
-
-def _instant(text: str | None) -> datetime.datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError("--due-before takes a time such as 2030-12-31T23:59:00+00:00") from None
-    return found if found.tzinfo else found.astimezone()
 
 
 def _due(delay: OpenDelay, now: float) -> str:

@@ -31,14 +31,14 @@ def add(commands: parser.Commands) -> None:
 def _doctor(session: Session, _arguments: argparse.Namespace) -> int:
     backend = session.open_store()
     board = session.open_board(backend) if session.jobboard else None
-    shows = session.output.shows_progress
 
     def tell(report: Report) -> None:
-        session.output.progress(f"{report.flows} flows examined, {len(report.findings)} findings")
+        session.output.status(f"{report.flows} flows examined, {len(report.findings)} findings")
 
-    report = doctor.examine(ledger.beside(backend), board, tell if shows else None)
-    if shows:
-        session.output.progress("")
+    try:
+        report = doctor.examine(ledger.beside(backend), board, tell)
+    finally:
+        session.output.status("")
     if session.output.is_json:
         session.output.json(_document(report))
     else:

@@ -10,6 +10,7 @@ from typing import Final
 from taskflow import states
 
 from lazy_engine.cli import argument, parser
+from lazy_engine.cli.conductor import noted_signals
 from lazy_engine.cli.exit_code import ExitCode
 from lazy_engine.cli.output import Output, printable
 from lazy_engine.cli.session import Session
@@ -64,7 +65,12 @@ def _add_submit(commands: parser.Commands) -> None:
 
 
 def _init(session: Session, _arguments: argparse.Namespace) -> int:
-    session.open_store(may_create=True)
+    # MySQL undoes no half of an upgrade, so the first Ctrl-C only asks for an end.
+    what = f"making or upgrading the tables in {session.store_name}"
+    with noted_signals() as noted, session.output.busy(what):
+        session.open_store(may_create=True)
+    if noted:
+        session.output.remark("it was finished first: tables are not left half done")
     session.output.line(f"the tables in {session.store_name} are up to date")
     session.output.json({"store": session.store_name})
     return ExitCode.DONE

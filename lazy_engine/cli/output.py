@@ -8,12 +8,15 @@ with them.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 _TOKEN: Final = re.compile(r"lz1\.[A-Za-z0-9_.\-]+")
@@ -25,6 +28,8 @@ _STYLES: Final[Mapping[str, str]] = {
     "faint": "2",
     "strong": "1",
 }
+#: How often it is said that something still goes on.
+_TELL_SECONDS: Final = 1.0
 _GLYPHS: Final = "├└│─✔✘◷▶·↺"
 
 
@@ -96,6 +101,8 @@ class Output:
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
         self._secrets: list[str] = []
+        self._status = ""
+        self._lock = threading.RLock()
         self.has_colour = wants_colour(self._stdout)
         self.has_unicode = _can_encode(self._stdout)
 
@@ -118,15 +125,62 @@ class Output:
         line = printable(text)
         for secret in self._secrets:
             line = line.replace(secret, "***")
-        print(line, file=self._stderr, flush=True)
+        with self._without_status():
+            print(line, file=self._stderr, flush=True)
+
+    def ask(self, question: str) -> None:
+        """Print a question on stderr and leave the cursor behind it."""
+        print(printable(question) + " ", end="", file=self._stderr, flush=True)
 
     @property
     def shows_progress(self) -> bool:
         """Whether somebody watches a terminal on stderr."""
         return self._stderr.isatty() and not self.is_json
 
-    def progress(self, text: str) -> None:
-        """Write a line on stderr over the one before; the empty text clears it."""
+    def status(self, text: str) -> None:
+        """Keep a line on stderr below all that is printed; the empty text takes it away.
+
+        Does nothing where nobody watches a terminal. A line that is wider than
+        the terminal could not be taken away again, so it is cut.
+        """
+        if not self.shows_progress or text == self._status:
+            return
+        with self._lock:
+            self._status = shorten(printable(text), _columns(self._stderr) - 1)
+            self._write_status(self._status)
+
+    @contextlib.contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """While something takes long, say so, and for how long, on the line of :meth:`status`."""
+        if not self.shows_progress:
+            yield
+            return
+        began_at = time.monotonic()
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(_TELL_SECONDS):
+                self.status(f"{text}: {age(time.monotonic() - began_at)}")
+
+        thread = threading.Thread(target=tell, name="lazy-engine-busy", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.status("")
+
+    @contextlib.contextmanager
+    def _without_status(self) -> Iterator[None]:
+        with self._lock:
+            if self._status:
+                self._write_status("")
+            yield
+            if self._status:
+                self._write_status(self._status)
+
+    def _write_status(self, text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=self._stderr, flush=True)
 
     def error(self, text: str) -> None:
@@ -156,7 +210,15 @@ class Output:
     def _write(self, text: str) -> None:
         encoding = self._stdout.encoding or "utf-8"
         safe = text.encode(encoding, "backslashreplace").decode(encoding)
-        print(safe, file=self._stdout, flush=True)
+        with self._without_status():
+            print(safe, file=self._stdout, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def wants_colour(stream: TextIO) -> bool:

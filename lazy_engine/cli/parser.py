@@ -100,7 +100,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobboard",
         metavar="URL",
-        help="where conductors are rung: zookeeper://host:port[,host:port]/path?name=value;"
+        help="where conductors are rung: zookeeper://host:port[,host:port]/path,"
+        " redis://[user:password@]host[:port][/database] or etcd://host[:port][/path], each with"
+        " ?name=value;"
         f" without one nobody is woken (default: ${JOBBOARD_VARIABLE})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -16,9 +16,11 @@ from sqlalchemy import exc as sa_exc
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import backends as job_backends
 
+from lazy_engine import address as address_module
+from lazy_engine import board as board_drivers
 from lazy_engine import doorbell, errors
 from lazy_engine.access import open_backend
-from lazy_engine.address import ZOOKEEPER, configuration, kind_of, zookeeper_conf
+from lazy_engine.address import ZOOKEEPER, configuration, kind_of
 from lazy_engine.cli import zookeeper
 from lazy_engine.cli.exit_code import BoardUnreachable, UsageError
 from lazy_engine.cli.output import Output
@@ -95,7 +97,7 @@ class Session:
         """
         if not self.jobboard:
             raise UsageError(
-                "no job board: give --jobboard zookeeper://host:port/path, or set"
+                "no job board: give --jobboard zookeeper://host:port/path (or redis://…), or set"
                 " LAZY_ENGINE_JOBBOARD"
             )
         conf = board_conf(self.jobboard)
@@ -111,8 +113,13 @@ class Session:
             ) from error
         except (TypeError, ValueError) as error:
             raise UsageError(f"--jobboard: {error}") from error
+        except ImportError as error:
+            raise UsageError(
+                f"the job board's driver is not installed ({error}): install it, for example"
+                " with lazy_engine[redis] or lazy_engine[etcd]"
+            ) from error
         try:
-            doorbell.connect(board)
+            doorbell.connect(board_drivers.of(board))
         except Exception as error:
             # TaskFlow lets whatever its drivers raise through when it connects.
             raise BoardUnreachable(
@@ -184,11 +191,11 @@ def board_conf(address: str) -> dict[str, Any]:
     """
     kind, separator, _ = address.partition("://")
     if not separator or not kind:
-        raise UsageError("--jobboard takes an address such as zookeeper://host:port/path")
-    if kind != ZOOKEEPER:
-        return {"board": address}
+        raise UsageError(
+            "--jobboard takes an address such as zookeeper://host:port/path or redis://host:port"
+        )
     try:
-        return {"board": kind, **zookeeper_conf(address)}
+        return address_module.board_conf(address)
     except ValueError as error:
         raise UsageError(f"--jobboard: {error}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
@@ -370,7 +370,7 @@ class MemoryLedger(MemoryWatch):
                         found.add(flow.uuid)
         return sorted(uuid for uuid in found if uuid > after)[:limit]
 
-    def purge(self, ended_before: int) -> int:
+    def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
         with self._lock:
             gone = [
                 record
@@ -382,7 +382,9 @@ class MemoryLedger(MemoryWatch):
                 self._delays.pop(record.flow_uuid, None)
                 if record.book_uuid is not None:
                     self._forget_book(record.book_uuid)
-            return len(gone)
+        if progress is not None:
+            progress(len(gone))
+        return len(gone)
 
     def _forget_book(self, book_uuid: str) -> None:
         with self._connection() as connection:

@@ -78,6 +78,10 @@ class TakeRequest:
     is_dead: Callable[[str], bool]
 
 
+#: How many flows a purge knows of at once.
+PURGE_PAGE: Final = 100
+
+
 class Ledger(Protocol):
     """The durable book of delays, outcomes and leases of one store.
 
@@ -232,8 +236,15 @@ class Ledger(Protocol):
     def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
         """Return open delays, oldest first."""
 
-    def purge(self, ended_before: int) -> int:
-        """Delete flows that ended before an instant, with all that is theirs."""
+    def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
+        """Delete flows that ended before an instant, with all that is theirs; return how many.
+
+        A page of :data:`PURGE_PAGE` flows at a time is known by uuid, and one
+        flow a transaction is deleted: whatever ends a purge in the middle, each
+        flow is there as a whole or gone as a whole.
+
+        :param progress: told after each page how many are gone. What it raises ends the purge.
+        """
 
     def close(self) -> None:
         """Let go of the store."""

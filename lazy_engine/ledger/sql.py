@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,8 +13,8 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
+from lazy_engine.ledger import protocol, sql_row
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
@@ -194,9 +194,15 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
     def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
         return self._transactor.read(lambda c: self._delays.waiting(c, page))
 
-    def purge(self, ended_before: int) -> int:
-        flows = self._flows
-        wanted = sa.select(flows.c.flow_uuid).where(flows.c.ended_at < ended_before).limit(100)
+    def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
+        c = self._flows.c
+        wanted = (
+            sa.select(c.flow_uuid)
+            # One with an owner is left, and would be found again and again.
+            .where(c.ended_at < ended_before, c.owner.is_(None))
+            .order_by(c.ended_at)
+            .limit(protocol.PURGE_PAGE)
+        )
         count = 0
         while uuids := self._transactor.read(lambda c: c.execute(wanted).scalars().all()):
             for flow_uuid in uuids:
@@ -205,6 +211,8 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
                         self._purge_one, flow_uuid=flow_uuid, ended_before=ended_before
                     )
                 )
+            if progress is not None:
+                progress(count)
         return count
 
     def _purge_one(self, connection: sa.Connection, flow_uuid: str, ended_before: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
@@ -13,6 +13,7 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, host, outcome, rules
 from lazy_engine.ledger import key as key_module
+from lazy_engine.ledger import protocol
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import zookeeper_index as index
 from lazy_engine.ledger import zookeeper_node as node
@@ -233,16 +234,32 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, Zoo
 
     # -- purging ----------------------------------------------------------
 
-    def purge(self, ended_before: int) -> int:
-        def ended() -> list[str]:
+    def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
+        from_at = 0
+
+        def ended() -> list[tuple[int, str]]:
             listed = index.entries(
-                self._connection, self._paths.ended_path, now=self.now(), before_at=ended_before
+                self._connection,
+                self._paths.ended_path,
+                now=self.now(),
+                from_at=from_at,
+                before_at=ended_before,
             )
-            return [node.unquote(name) for bucket in listed for _, name in bucket]
+            page: list[tuple[int, str]] = []
+            for bucket in listed:  # whole ones: what is listed together may have one instant
+                page += bucket
+                if len(page) >= protocol.PURGE_PAGE:
+                    break
+            return page
 
         count = 0
-        for flow_uuid in self._read(ended):
-            count += self._purge_one(flow_uuid, ended_before)
+        while page := self._read(ended):
+            for number, (_, name) in enumerate(page, start=1):
+                count += self._purge_one(node.unquote(name), ended_before)
+                is_told = number % protocol.PURGE_PAGE == 0 or number == len(page)
+                if progress is not None and is_told:
+                    progress(count)
+            from_at = page[-1][0] + 1
         return count
 
     def _purge_one(self, flow_uuid: str, ended_before: int) -> int:

@@ -20,10 +20,7 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 import taskflow.engines
-from kazoo.exceptions import ConnectionLoss
-from kazoo.protocol.states import KazooState, KeeperState
 from sqlalchemy.dialects import mysql
-from taskflow import exceptions as taskflow_exceptions
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
     builder,
@@ -37,7 +34,6 @@ from taskflow.engines.action_engine import (
 )
 from taskflow.engines.action_engine.actions import retry as retry_action
 from taskflow.engines.action_engine.actions import task as task_action
-from taskflow.jobs.backends import impl_zookeeper
 from taskflow.patterns import graph_flow, linear_flow
 from taskflow.persistence import backends, models
 from taskflow.persistence.backends.sqlalchemy import tables as host_tables
@@ -50,7 +46,6 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
 from tests.servers import ZooKeeper
-from tests.waiting import wait_until
 
 
 class Noop(task.Task):
@@ -708,99 +703,6 @@ def test_zookeeper_backend_has_its_client_and_starts_it_for_a_connection(
         client = host.zookeeper_client(backend)
         assert client is backend._client
         assert client.connected
-
-
-def test_zookeeper_board_has_its_client_where_host_asks_it() -> None:
-    client = mock.Mock(spec=["connected", "add_listener", "handler"], connected=False)
-    client.handler = mock.Mock()
-    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=client)
-    assert not host.is_connected(board)
-    client.connected = True
-    assert host.is_connected(board)
-    # The day that this holds after a lost session too, host.is_connected can go.
-    assert not board.connected
-
-
-def test_zookeeper_boards_client_tells_of_its_connection() -> None:
-    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs", "hosts": "127.0.0.1:1"})
-    client = board._client
-    assert host.is_closed(board)
-    noted: list[str] = []
-    stop = host.watch_connection(board, lambda: noted.append("changed"))
-    client._session_callback(KeeperState.CONNECTED)
-    assert noted == ["changed"]
-    assert not host.is_closed(board)
-    # Kazoo now looks for its server again, and holds calls back until it is there.
-    client._session_callback(KeeperState.CONNECTING)
-    assert noted == ["changed"] * 2
-    assert not host.is_closed(board)
-    assert not host.is_connected(board)
-    stop()
-    client._session_callback(KeeperState.CONNECTED)
-    assert noted == ["changed"] * 2
-    client.stop()
-    client.close()
-
-
-def test_calls_that_kazoo_holds_back_can_be_failed() -> None:
-    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs", "hosts": "127.0.0.1:1"})
-    client = board._client
-    client.start_async()
-    wait_until(lambda: client.client_state == KeeperState.CONNECTING)
-    with futures.ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.exists, "/jobs")
-        wait_until(lambda: client._queue)
-        assert not held.done()
-        host.fail_held_calls(board)
-        assert isinstance(held.exception(timeout=5), ConnectionLoss)
-    client.stop()
-    client.close()
-
-
-def test_zookeeper_board_that_lost_its_watch_listens_again(
-    zookeeper: ZooKeeper, jobboard_path: str
-) -> None:
-    conf = {"hosts": zookeeper.hosts, "path": jobboard_path, "check_compatible": False}
-    with (
-        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("deaf", conf)) as deaf,
-        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("other", conf)) as other,
-    ):
-        deaf.connect()
-        other.connect()
-        wait_until(lambda: host.hears_of_jobs(deaf))
-        lose_watch(deaf)
-        assert not host.hears_of_jobs(deaf)
-        other.post("unheard of")
-        wait_until(lambda: other.job_count == 1)
-        assert deaf.job_count == 0
-        host.listen_for_jobs(deaf)
-        wait_until(lambda: host.hears_of_jobs(deaf) and deaf.job_count == 1)
-        other.post("heard of")
-        wait_until(lambda: deaf.job_count == 2)
-
-
-def lose_watch(board: Any) -> None:
-    """Leave a job board as it is when kazoo takes a lost watch for an established one."""
-    board._client._child_watchers.clear()
-    assert board._job_watcher._watch_established
-
-
-def test_zookeeper_board_knows_jobs_whose_states_can_be_asked_one_by_one() -> None:
-    board = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=mock.Mock())
-    board._last_states.append(KazooState.CONNECTED)
-    made = {
-        path: mock.Mock(path=path, state=state, __lt__=lambda *_: False)
-        for path, state in (("/jobs/1", states.CLAIMED), ("/jobs/2", states.UNCLAIMED))
-    }
-    gone = mock.Mock(path="/jobs/3", __lt__=lambda *_: False)
-    type(gone).state = mock.PropertyMock(side_effect=taskflow_exceptions.NotFound("gone"))
-    board._known_jobs.update({**made, "/jobs/3": gone})
-    found = list(host.unclaimed_jobs(board, ensure_fresh=False))
-    assert found == [made["/jobs/2"]]
-    assert set(board._known_jobs) == set(made)
-    board._client.connected = False
-    with pytest.raises(taskflow_exceptions.JobFailure, match="not connected"):
-        next(host.unclaimed_jobs(board, ensure_fresh=False))
 
 
 def test_failure_type_names_may_be_given() -> None:

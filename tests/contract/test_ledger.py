@@ -19,7 +19,7 @@ from taskflow.persistence import backends, models
 from lazy_engine import errors, ledger, rules
 from lazy_engine.access import open_backend
 from lazy_engine.delay import DELAYED
-from lazy_engine.ledger import owner
+from lazy_engine.ledger import owner, protocol
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS
 from lazy_engine.outcome import Failed, Result
@@ -1141,16 +1141,33 @@ def test_purge_deletes_what_ended_before_and_nothing_else(store: Store) -> None:
         assert len(list(connection.get_logbooks(lazy=True))) == 2
 
 
-def test_purge_takes_more_than_one_batch(store: Store) -> None:
+def test_purge_takes_page_after_page_and_may_be_ended_between_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PURGE_PAGE", 3)
     key_id = store.ledger.signing_key().key_id
-    for _ in range(105):
+    for _ in range(8):
         detail = models.FlowDetail("flow", str(uuid.uuid4()))
         detail.meta = {}
         book = models.LogBook("book")
         store.ledger.submit(r.Submission(detail=detail, book=book, key_id=key_id, is_rung=False))
         flow = Flow(store.ledger, store.other, detail.uuid, detail, models.TaskDetail("t", "t"))
         store.ledger.commit(flow.take().lease, flow.changes(), SUCCEEDS)
-    assert store.ledger.purge(store.ledger.now() + 1_000_000) == 105
+    told: list[int] = []
+    in_pages = "memory" not in store.name
+    if in_pages:
+
+        def end(count: int) -> None:
+            told.append(count)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.ledger.purge(store.ledger.now() + 1_000_000, end)
+        assert told == [3]
+        told.clear()
+    left = 5 if in_pages else 8
+    assert store.ledger.purge(store.ledger.now() + 1_000_000, told.append) == left
+    assert told == ([3, 5] if in_pages else [8])
     assert store.ledger.purge(store.ledger.now() + 1_000_000) == 0
 
 

@@ -22,6 +22,7 @@ from taskflow.jobs import backends as jobboards
 from taskflow.persistence import backends
 
 from lazy_engine import Client, Disposition, address, doorbell, errors, ledger
+from lazy_engine.board import of
 from tests import child
 from tests.faults import owners
 from tests.servers import ZooKeeper
@@ -233,7 +234,7 @@ def test_a_stale_job_for_an_ended_flow_changes_nothing(
     with open_board(board_conf, store.client.backend) as board:
         record = book.flow(flow_uuid)
         assert record is not None
-        doorbell.ring(board, record, book)
+        doorbell.ring(of(board), record, book)
         wait_until(lambda: board.job_count == 1)
         run_conductor_once(board, store.client.backend)
         wait_until(lambda: board.job_count == 0)

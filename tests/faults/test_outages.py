@@ -17,7 +17,8 @@ from taskflow.conductors import backends as conductors
 from taskflow.exceptions import JobFailure
 from taskflow.jobs import backends as jobboards
 
-from lazy_engine import Client, Disposition, StoreUnavailable, host, rules
+from lazy_engine import Client, Disposition, StoreUnavailable, rules
+from lazy_engine.board import of
 from tests.faults.load import Load, conducting, open_backend, open_board
 from tests.integration.parked import make_flow, opened, park
 from tests.servers import Ensemble, ZooKeeper
@@ -62,7 +63,7 @@ class Site:
     def await_connection(self, is_connected: bool = True) -> None:
         for board in self.boards:
             wait_until(
-                lambda board=board: host.is_connected(board) is is_connected, timeout_seconds=20
+                lambda board=board: of(board).is_connected is is_connected, timeout_seconds=20
             )
 
     def end(self) -> None:
@@ -123,7 +124,7 @@ def expire(server: ZooKeeper, board: Any) -> None:
     thief.stop()
     thief.close()
     wait_until(
-        lambda: host.is_connected(board) and board._client.client_id != session, timeout_seconds=20
+        lambda: of(board).is_connected and board._client.client_id != session, timeout_seconds=20
     )
 
 
@@ -183,7 +184,7 @@ def test_job_is_not_kept_by_a_claim_whose_answer_was_lost(
         wait_until(lambda: client.flow(flow_uuid).state == "DELAYED")
         wait_until(lambda: board.job_count == 0, what="the job to go")
         assert proxy.has_lost
-        wait_until(lambda: host.is_connected(board))
+        wait_until(lambda: of(board).is_connected)
         assert board._client.client_id == session, "or else nothing is shown"
 
 
@@ -194,7 +195,7 @@ def test_conductor_begins_and_stops_while_the_server_is_away_and_works_when_it_i
     client = Client(backend, board)
     first = client.submit(make_flow)
     proxy.cut()
-    wait_until(lambda: not host.is_connected(board))
+    wait_until(lambda: not of(board).is_connected)
     with conducting(board, backend):
         pass
     with conducting(board, backend):
@@ -247,10 +248,10 @@ def test_conductor_stops_while_the_server_is_away_and_gives_its_job_up_later(
         conductor.notifier.register("running_start", lambda *_, **__: proxy.cut())
         assert client.complete(world.token, "kept").woken
         assert client.wait(world.flow_uuid, timeout_seconds=10) == "SUCCESS"
-        wait_until(lambda: not host.is_connected(board))
+        wait_until(lambda: not of(board).is_connected)
     assert board.job_count == 1, "nobody could be told"
     proxy.restore()
-    wait_until(lambda: host.is_connected(board))
+    wait_until(lambda: of(board).is_connected)
     conductor.run(max_dispatches=0)
     wait_until(lambda: board.job_count == 0)
 
@@ -276,7 +277,7 @@ def test_conductor_stops_while_the_server_is_away_though_it_was_just_about_to_cl
 
     def claim_too_late(*args: Any) -> None:
         proxy.cut()
-        wait_until(lambda: not host.is_connected(board))
+        wait_until(lambda: not of(board).is_connected)
         has_asked.set()
         claim(*args)
 
@@ -300,7 +301,7 @@ def test_receipt_holds_when_neither_board_nor_store_can_be_told_more(
     backend, board = site
     world = park(backend, board=board)
     proxy.cut()
-    wait_until(lambda: not host.is_connected(board))
+    wait_until(lambda: not of(board).is_connected)
 
     def fail(_flow_uuid: str) -> None:
         raise StoreUnavailable("the store failed")

@@ -21,7 +21,8 @@ from taskflow.persistence import backends
 from taskflow.persistence import base as persistence_base
 
 import lazy_engine
-from lazy_engine import Client, Disposition, cli, host, ledger
+from lazy_engine import Client, Disposition, cli, ledger
+from lazy_engine.board import of
 from lazy_engine.cli import ExitCode
 from tests.integration.parked import Waits, World, make_flow, opened, park
 from tests.servers import MySQL, PostgreSQL, ZooKeeper
@@ -315,7 +316,7 @@ def test_zookeeper_that_goes_away_in_the_middle_loses_nothing(
         first = world.client.submit(make_flow)
         wait_until(lambda: world.client.flow(first).state == "DELAYED", timeout_seconds=20)
         own_zookeeper.stop()
-        wait_until(lambda: not host.is_connected(board))
+        wait_until(lambda: not of(board).is_connected)
 
         receipt = world.client.complete(world.token, "kept")
         assert (receipt.disposition, receipt.woken) == (Disposition.ACCEPTED, False)
@@ -332,7 +333,7 @@ def test_zookeeper_that_goes_away_in_the_middle_loses_nothing(
         assert world.client.flow(flow_uuid).state == states.PENDING
 
         own_zookeeper.start()
-        wait_until(lambda: host.is_connected(board), timeout_seconds=20)
+        wait_until(lambda: of(board).is_connected, timeout_seconds=20)
         for each in (world, other):
             receipt = each.client.complete(each.token, "kept")
             assert (receipt.disposition, receipt.woken) == (Disposition.DUPLICATE, True)

@@ -7,9 +7,20 @@ Every server is a context manager::
         client = KazooClient(server.hosts)
 """
 
+from tests.servers.etcd import Etcd
 from tests.servers.mysql import MySQL
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import Server, owned_pids
+from tests.servers.redis import Redis
 from tests.servers.zookeeper import Ensemble, ZooKeeper
 
-__all__ = ["Ensemble", "MySQL", "PostgreSQL", "Server", "ZooKeeper", "owned_pids"]
+__all__ = [
+    "Ensemble",
+    "Etcd",
+    "MySQL",
+    "PostgreSQL",
+    "Redis",
+    "Server",
+    "ZooKeeper",
+    "owned_pids",
+]

@@ -36,14 +36,15 @@ _JVM_OPTIONS = (
 def classpath() -> str | None:
     """Return ZooKeeper's class path, or None where its jars are not installed.
 
-    Debian's ``zookeeper.jar`` names the jars that it needs in its manifest; only a logging backend is missing there. A
-    tarball from upstream has everything in one directory.
+    Debian's ``zookeeper.jar`` names the jars that it needs in its manifest; only a logging backend is missing there, and
+    some of Netty, which a server needs for TLS. A tarball from upstream has everything in one directory.
     """
     home = os.environ.get("ZOOKEEPER_HOME")
     for place in ([f"{home}/lib"] if home else []) + list(_JAR_PLACES):
         jar = pathlib.Path(place, "zookeeper.jar")
         if jar.exists():
-            extras = [pathlib.Path(place, "slf4j-simple.jar")]
+            names = ("slf4j-simple.jar", "netty-codec.jar", "netty-handler.jar")
+            extras = [pathlib.Path(place, name) for name in names]
             return ":".join(str(path) for path in [jar, *extras] if path.exists())
         if glob.glob(f"{place}/zookeeper-[0-9]*.jar"):
             return f"{place}/*"

@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from taskflow.jobs import backends as jobboards
 from taskflow.persistence import backends
 
 from lazy_engine import errors
-from lazy_engine.address import configuration, kind_of, zookeeper_conf
+from lazy_engine.address import board_conf, configuration, kind_of, zookeeper_conf
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,46 @@ def test_configuration_of_a_zookeeper_is_completed_and_keeps_what_it_says() -> N
     assert found["path"] == "/elsewhere"
     plain = {"connection": "zookeeper", "hosts": "one"}
     assert configuration(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("redis://one", {"host": "one", "port": 6379}),
+        ("redis://one:7000/3", {"host": "one", "port": 7000, "db": 3}),
+        ("redis://:s%2Fcret@one", {"password": "s/cret"}),
+        ("redis://me:secret@one", {"username": "me", "password": "secret"}),
+        ("rediss://one?ssl_ca_certs=/ca.pem", {"ssl": True, "ssl_ca_certs": "/ca.pem"}),
+        ("redis://one?namespace=app&socket_timeout=1", {"namespace": "app", "socket_timeout": "1"}),
+        (
+            "redis://one:26379?sentinel=main&sentinel_fallbacks=two:26379,three:26379",
+            {"sentinel": "main", "sentinel_fallbacks": ["two:26379", "three:26379"]},
+        ),
+        ("etcd://one", {"board": "etcd", "host": "one", "port": 2379}),
+        ("etcd://one:1/app/jobs?ttl=9", {"path": "app/jobs", "ttl": "9"}),
+        ("zookeeper://one,two/app", {"hosts": "one,two", "path": "/app"}),
+        ("other://one?a=b", {"board": "other://one?a=b"}),
+    ],
+)
+def test_what_is_read_from_a_job_boards_address(address: str, expected: dict[str, Any]) -> None:
+    conf = board_conf(address)
+    assert {name: conf[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("address", ["redis://", "redis:///3", "etcd://", "zookeeper://"])
+def test_job_board_without_a_host_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="names no host"):
+        board_conf(address)
+
+
+@pytest.mark.parametrize("address", ["redis://one/three", "redis://one:port"])
+def test_what_should_be_a_number_in_a_job_boards_address_is_one(address: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid literal|Port could not be cast"):
+        board_conf(address)
+
+
+def test_redis_address_is_enough_for_taskflow() -> None:
+    board = jobboards.fetch("tests", board_conf("redis://:secret@one:7000/3"))
+    settings = board._client.connection_pool.connection_kwargs
+    assert (settings["host"], settings["port"], settings["db"]) == ("one", 7000, 3)
+    assert settings["password"] == "secret"
