@@ -59,7 +59,11 @@ def jobs_on(board: Any) -> list[Any]:
     return list(of(board).jobs())
 
 
-@pytest.mark.parametrize("kind", ["lazy", "blocking", "nonblocking"])
+@pytest.mark.parametrize(
+    ("conf", "kind"),
+    [("redis", "lazy"), ("redis", "blocking"), ("redis", "nonblocking"), ("etcd", "lazy")],
+    indirect=["conf"],
+)
 def test_every_conductor_parks_and_resumes_lazy_flows(
     open_board: Open, store: Any, kind: str
 ) -> None:
