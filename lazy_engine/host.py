@@ -34,6 +34,8 @@ from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
 from taskflow.utils import misc
 
+from lazy_engine.compiler import compile_flow
+
 ATOMS = compiler.ATOMS
 TASK = compiler.TASK
 RETRY = compiler.RETRY
@@ -51,11 +53,6 @@ def version_of(atom: Atom) -> str | None:
     """Return an atom's version as TaskFlow stores it: ``"1.0"``."""
     version: str | None = misc.get_version_string(atom)
     return version
-
-
-def compile_flow(flow: Any) -> compiler.Compilation:
-    """Compile a flow as an engine would, without an engine."""
-    return compiler.PatternCompiler(flow).compile()
 
 
 def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> models.AtomDetail:
@@ -381,7 +378,7 @@ class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]  # no types
         """Compile the flow; does nothing the second time."""
         with self._lock:
             if not self._compiled:
-                self._compilation = self._check_compilation(self._compiler.compile())
+                self._compilation = self._check_compilation(compile_flow(self._flow))
                 self._runtime = self.make_runtime(self._compilation)
                 self._runtime.compile()
                 self._compiled = True

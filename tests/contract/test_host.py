@@ -42,6 +42,7 @@ from taskflow.utils import persistence_utils
 
 from lazy_engine import Delay, host, rules
 from lazy_engine.access import open_backend
+from lazy_engine.compiler import compile_flow
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
@@ -471,7 +472,7 @@ def test_given_pool_is_not_shut_down() -> None:
 
 def test_flow_is_compiled_without_an_engine_as_with_one(stock: Any) -> None:
     by_engine = stock.compilation.execution_graph
-    alone = host.compile_flow(linear_flow.Flow("alone").add(Noop("noop"))).execution_graph
+    alone = compile_flow(linear_flow.Flow("alone").add(Noop("noop"))).execution_graph
     assert {alone.nodes[node]["kind"] for node in alone} == {"flow", "flow_end", "task"}
     assert set(host.ATOMS) == {"task", "retry"}
     assert all("kind" in by_engine.nodes[node] for node in by_engine)
@@ -490,6 +491,7 @@ def test_engine_keeps_what_host_uses(stock: Any) -> None:
     assert stock._storage_ensured is True
     assert stock._gather_statistics is True
     assert stock._flow_detail is stock.storage._flowdetail
+    assert stock._flow.name == stock.storage.flow_name
     assert stock._backend is None
     with stock._lock, stock._lock:
         pass
@@ -497,7 +499,6 @@ def test_engine_keeps_what_host_uses(stock: Any) -> None:
         (stock._change_state, ["state"]),
         (stock._ensure_storage, []),
         (stock._check_compilation, ["compilation"]),
-        (stock._compiler.compile, []),
     ):
         assert parameters(method) == expected
     assert "DELAYED" not in engine.ActionEngine.NO_RERAISING_STATES
