@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -88,6 +88,14 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     :meth:`note_atom`; the details in memory change as TaskFlow has them change.
     """
 
+    _reverse_mapping: dict[str, list[Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reverse_mapping = _Index(
+            (name, _Providers(found)) for name, found in self._reverse_mapping.items()
+        )
+
     def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
         """Told of every change to the flow detail, before it is made."""
         raise NotImplementedError
@@ -147,6 +155,24 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         """Return an atom's detail in memory, by name."""
         return self._atomdetail_by_name(atom_name)[0]
 
+    def providers_of(self, name: str) -> list[Any]:
+        """Return what provides a name: atoms by name, and where in their results it is."""
+        found: list[Any] = self._reverse_mapping.get(name, [])
+        return found
+
+    def injected_into(self, atom_name: str) -> list[Mapping[str, Any]]:
+        """Return the values that an atom brings along, in the order in which they count."""
+        stored = self.atom_detail(atom_name).meta.get(taskflow_storage.META_INJECTED)
+        sources = (self._injected_args.get(atom_name), stored)
+        return [source for source in sources if source]
+
+    def injected_by(self, provider: Any) -> Mapping[str, Any]:
+        """Return the values of a provider that is no atom (see :func:`is_injected`)."""
+        if provider.name == self.injector_name:
+            return self.atom_detail(self.injector_name).results or {}
+        transients: Mapping[str, Any] = self._transients
+        return transients
+
     def knows(self, atom_name: str) -> bool:
         """Whether there is an atom of that name in the details."""
         return atom_name in self._atom_name_to_uuid
@@ -186,6 +212,45 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def set_failures_aside(self, is_aside: Callable[[taskflow_failure.Failure], bool]) -> None:
         """Stop counting failures that were put aside when the details were stored."""
         self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
+
+
+class _Providers(list[Any]):
+    """Providers of one name; TaskFlow asks of each new one whether it is among them."""
+
+    def __init__(self, found: Iterable[Any] = ()) -> None:
+        super().__init__(found)
+        self._known = set(self)
+
+    def __contains__(self, provider: object) -> bool:
+        return provider in self._known
+
+    def append(self, provider: Any) -> None:
+        super().append(provider)
+        self._known.add(provider)
+
+
+class _Index(dict[str, list[Any]]):
+    """Providers by name."""
+
+    def setdefault(self, name: str, _default: Any = None) -> list[Any]:
+        if name not in self:
+            self[name] = _Providers()
+        return self[name]
+
+
+def is_injected(provider: Any) -> bool:
+    """Whether a provider is no atom but something injected into the flow."""
+    return provider.name is taskflow_storage._TRANSIENT_PROVIDER or (
+        provider.name == HostStorage.injector_name
+    )
+
+
+def item_of_result(detail: models.AtomDetail, provider: Any, missing: Any) -> Any:
+    """Return what a provider provides of its atom's last result, if it is there."""
+    try:
+        return taskflow_storage._item_from(detail.last_results, provider.index)
+    except (taskflow_exceptions.NotFound, *taskflow_storage._EXTRACTION_EXCEPTIONS):
+        return missing
 
 
 def _failures_of(
@@ -257,6 +322,11 @@ class Graph:
         self.atom_set = frozenset(self.atoms)
         self.flow_nodes = [node for node, kind in kinds.items() if kind not in ATOMS]
         self.retries = frozenset(node for node, kind in kinds.items() if kind == RETRY)
+
+
+def item_of(node: Any) -> Any:
+    """Return the flow that a node ends, or what the node itself is."""
+    return node.flow if isinstance(node, compiler.Terminator) else node
 
 
 def decider_of(parts: runtime.Runtime, atom: Atom) -> deciders.Decider:

@@ -17,6 +17,7 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, host, ledger, rules, shape, token
 from lazy_engine.delay import DELAYED, Delay
+from lazy_engine.engine.argument import ArgumentStorage
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
 
@@ -43,7 +44,7 @@ def _ignore(*_: object) -> None:
     """Nobody has asked to be told."""
 
 
-class LazyStorage(host.HostStorage):
+class LazyStorage(ArgumentStorage):
     """Storage of one engine; see :class:`taskflow.storage.Storage`.
 
     :ivar ledger: where delays, outcomes and leases are kept.

@@ -718,3 +718,39 @@ def test_failure_type_names_may_be_given() -> None:
     assert made.check("Own") == "Own"
     failure.Failure.validate(made.to_dict())
     assert failure.Failure.from_dict(made.to_dict()).check("Own") == "Own"
+
+
+# -- arguments ---------------------------------------------------------------
+
+
+def test_storage_keeps_what_host_uses_to_find_arguments() -> None:
+    flow = linear_flow.Flow("flow").add(Noop("a", provides=("x", "y"), inject={"z": 3}))
+    engine = taskflow.engines.load(flow, store={"given": 1})
+    engine.compile()
+    engine.prepare()
+    kept = engine.storage
+    (provider,) = kept._reverse_mapping["y"]
+    assert (provider.name, provider.index) == ("a", 1)
+    assert kept._injected_args == {"a": {"z": 3}}
+    (given,) = kept._reverse_mapping["given"]
+    assert given.name == kept.injector_name
+    kept.inject({"brief": 2}, transient=True)
+    (brief,) = kept._reverse_mapping["brief"]
+    assert brief.name is storage._TRANSIENT_PROVIDER
+    assert kept._transients == {"brief": 2}
+    assert [host.is_injected(found) for found in (provider, given, brief)] == [False, True, True]
+    assert storage.META_INJECTED == "injected"
+    with pytest.raises(storage._EXTRACTION_EXCEPTIONS):
+        storage._item_from({}, "y")
+    assert storage._item_from([1, 2], 1) == 2
+
+
+def test_storage_adds_a_provider_once_however_many_there_are() -> None:
+    found: Any = host._Index().setdefault("x", [])
+    first, same = storage._Provider("a", 0), storage._Provider("a", 0)
+    found.append(first)
+    assert same in found
+    assert storage._Provider("b", 0) not in found
+    source = inspect.getsource(storage.Storage._set_result_mapping)
+    for line in ("_reverse_mapping.setdefault(name, [])", "not in entries", "entries.append"):
+        assert line in source

@@ -45,9 +45,13 @@ def _yes(history: Any) -> bool:
     return True
 
 
-def build(shape: Any, name: str = "f") -> Any:
+def build(shape: Any, name: str = "f", provides: Any = None) -> Any:
+    """Make a flow.
+
+    :param provides: asked for each task what it provides.
+    """
     if shape == "task":
-        return Step(name, provides=f"{name}_result")
+        return Step(name, provides=None if provides is None else provides())
     kind, has_retry, children, links = shape
     controller = retry.Times(2, name=f"{name}.retry") if has_retry else None
     pattern = {
@@ -57,7 +61,7 @@ def build(shape: Any, name: str = "f") -> Any:
         "targeted": graph_flow.TargetedFlow,
     }[kind]
     flow = pattern(name, retry=controller)
-    parts = [build(child, f"{name}.{index}") for index, child in enumerate(children)]
+    parts = [build(child, f"{name}.{index}", provides) for index, child in enumerate(children)]
     flow.add(*parts)
     if kind in ("graph", "targeted"):
         # Against the order of adding too: then the order of children is another.
