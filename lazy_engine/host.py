@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import operator
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
 import futurist
 from taskflow import exceptions as taskflow_exceptions
+from taskflow import states as taskflow_states
 from taskflow import storage as taskflow_storage
 from taskflow.deciders import Depth
 from taskflow.engines.action_engine import (
@@ -44,6 +47,10 @@ REVERTED = executor.REVERTED
 
 #: Attribute of a flow detail object; see ``HostStorage.known``.
 _KNOWN = "_lazy_engine_known"
+
+#: Columns of an atom detail that its results change.
+RESULT_COLUMNS = ("state", "results", "failure", "revert_results", "revert_failure")
+_RESULT_COLUMNS = operator.attrgetter(*RESULT_COLUMNS)
 
 Atom = Any
 Failure = taskflow_failure.Failure
@@ -81,6 +88,25 @@ def zookeeper_client(backend: Any) -> Any:
         return backend._client
 
 
+class _Lock:
+    """One re-entrant lock where TaskFlow's storage has one for readers and one for writers.
+
+    TaskFlow's is written in Python and taken some thirty times for a task; what
+    it guards here is never slow, so that readers need not be let in together.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def read_lock(self) -> threading.RLock:
+        """Return what is held while reading."""
+        return self._lock
+
+    def write_lock(self) -> threading.RLock:
+        """Return what is held while writing."""
+        return self._lock
+
+
 class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow has no types
     """TaskFlow's storage with its writes diverted.
 
@@ -92,6 +118,7 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._lock = _Lock()
         self._reverse_mapping = _Index(
             (name, _Providers(found)) for name, found in self._reverse_mapping.items()
         )
@@ -103,6 +130,69 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
         """Told of every change to an atom detail, before it is made."""
         raise NotImplementedError
+
+    def note_columns(self, detail: models.AtomDetail, columns: set[str]) -> None:
+        """Told of changes to certain columns of an atom detail, after they were made."""
+        raise NotImplementedError
+
+    # What a task's start and end need, without copying its detail for each step.
+
+    def get_atom_state(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_state`."""
+        state: str = self.atom_detail(atom_name).state
+        return state
+
+    def get_atom_intention(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_intention`."""
+        intention: str = self.atom_detail(atom_name).intention
+        return intention
+
+    def get_atom_uuid(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_uuid`."""
+        uuid: str = self.atom_detail(atom_name).uuid
+        return uuid
+
+    def get_flow_state(self) -> str:
+        """See :meth:`taskflow.storage.Storage.get_flow_state`."""
+        state: str | None = self._flowdetail.state
+        return taskflow_states.PENDING if state is None else state
+
+    def set_atom_state(self, atom_name: str, state: str) -> None:
+        """See :meth:`taskflow.storage.Storage.set_atom_state`."""
+        with self._lock.write_lock():
+            detail = self.atom_detail(atom_name)
+            if detail.state != state:
+                detail.state = state
+                self.note_columns(detail, {"state"})
+
+    def _update_atom_metadata(
+        self, atom_name: str, update_with: Any, expected_type: type | None = None
+    ) -> None:
+        with self._lock.write_lock():
+            detail, _ = self._atomdetail_by_name(atom_name, expected_type=expected_type)
+            meta = dict(detail.meta)
+            meta.update(update_with)
+            if meta != detail.meta:
+                detail.meta = meta
+                self.note_columns(detail, {"meta"})
+
+    def save_result(self, atom_name: str, result: Any) -> None:
+        """Put the result of a task that succeeded; see :meth:`taskflow.storage.Storage.save`."""
+        with self._lock.write_lock():
+            detail = self.atom_detail(atom_name)
+            before = _RESULT_COLUMNS(detail)
+            if detail.put(taskflow_states.SUCCESS, result):
+                after = _RESULT_COLUMNS(detail)
+                self.note_columns(
+                    detail,
+                    {
+                        name
+                        for name, old, new in zip(RESULT_COLUMNS, before, after, strict=True)
+                        if old is not new
+                    },
+                )
+            if detail.intention == taskflow_states.EXECUTE:
+                self._check_all_results_provided(atom_name, result)
 
     def _with_connection(self, functor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return functor(None, *args, **kwargs)

@@ -9,6 +9,7 @@ that is durable yet or not; what *tasks* see is durable before they start.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -98,12 +99,15 @@ class LazyStorage(ArgumentStorage):
             and (name != "meta" or before.meta != after.meta)
         }
         if changed:
-            self._dirty[after.uuid] |= changed
-            self._must_write |= not _is_mark(changed, after.state)
-            if "state" in changed:
-                self._note_wait(after.name, after.state)
-            if "state" in changed or "intention" in changed:
-                self.on_state(after.name, after.state, after.intention)
+            self.note_columns(after, changed)
+
+    def note_columns(self, detail: models.AtomDetail, columns: set[str]) -> None:
+        self._dirty[detail.uuid] |= columns
+        self._must_write |= not _is_mark(columns, detail.state)
+        if "state" in columns:
+            self._note_wait(detail.name, detail.state)
+        if "state" in columns or "intention" in columns:
+            self.on_state(detail.name, detail.state, detail.intention)
 
     def change_flow_state(self, state: str) -> tuple[bool, str]:
         """Move the flow to another state, as TaskFlow does, and to and from DELAYED."""
@@ -130,7 +134,8 @@ class LazyStorage(ArgumentStorage):
 
         :raises OutcomeNotStorable: the store could not keep it; nothing changed.
         """
-        self._require_storable(f"the progress of task '{task_name}'", [progress, details])
+        if details is not None or not math.isfinite(progress):
+            self._require_storable(f"the progress of task '{task_name}'", [progress, details])
         super().set_task_progress(task_name, progress, details)
 
     def _require_storable(self, what: str, value: Any) -> None:
@@ -154,6 +159,8 @@ class LazyStorage(ArgumentStorage):
             if isinstance(detail, models.TaskDetail):
                 # What a retry controller's detail keeps is a history of results.
                 self._encoded[detail.uuid] = encoded
+                self.save_result(atom_name, result)
+                return
         super().save(atom_name, result, state=state)
 
     # -- shape ------------------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 import taskflow.engines
 from sqlalchemy.dialects import mysql
+from taskflow import exceptions as taskflow_exceptions
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
     builder,
@@ -168,6 +169,9 @@ class Diverted(host.HostStorage):
     def note_atom(self, before: Any, after: Any) -> None:
         self.noted.append((after.name, before.state, after.state))
 
+    def note_columns(self, detail: Any, columns: set[str]) -> None:
+        self.noted.append((detail.name, columns, detail.to_dict()))
+
 
 @pytest.fixture
 def diverted() -> Diverted:
@@ -199,8 +203,62 @@ def test_every_write_of_storage_is_told_and_none_reaches_a_backend(diverted: Div
 def test_note_comes_before_the_change(diverted: Diverted) -> None:
     diverted.ensure_atoms([Noop("a")])
     diverted.noted.clear()
-    diverted.set_atom_state("a", states.RUNNING)
+    diverted.reset("a", states.RUNNING)
     assert diverted.noted == [("a", states.PENDING, states.RUNNING)]
+
+
+def _plain(detail: Any) -> dict[str, Any]:
+    return {name: value for name, value in detail.to_dict().items() if name != "uuid"}
+
+
+def test_what_a_task_writes_in_place_is_what_taskflow_writes(diverted: Diverted) -> None:
+    _book, detail = persistence_utils.temporary_flow_detail()
+    theirs = storage.Storage(detail)
+    wrong = failure.Failure.from_exception(ValueError("x"))
+    steps: list[tuple[str, tuple[Any, ...], set[str] | None]] = [
+        ("update_atom_metadata", ("a", {"k": {"v": 1}}), {"meta"}),
+        ("update_atom_metadata", ("a", {"k": {"v": 1}}), None),
+        ("update_atom_metadata", ("a", {}), None),
+        ("set_atom_state", ("a", states.RUNNING), {"state"}),
+        ("set_atom_state", ("a", states.RUNNING), None),
+        ("set_task_progress", ("a", 0.0), {"meta"}),
+        ("set_task_progress", ("a", 0.5, {"at": "half"}), {"meta"}),
+        ("set_task_progress", ("a", 0.5, {}), {"meta"}),
+        ("save", ("a", "first"), {"state", "results"}),
+        ("save", ("a", "second"), {"results"}),
+        ("save", ("a", None), {"results"}),
+        ("save", ("a", wrong, states.FAILURE), None),
+        ("save", ("a", "third"), {"state", "results", "failure"}),
+    ]
+    for kept in (theirs, diverted):
+        kept.ensure_atoms([Noop("a", provides=("x", "y"))])
+    for name, arguments, columns in steps:
+        diverted.noted.clear()
+        getattr(theirs, name)(*arguments)
+        if name == "save" and len(arguments) == 2:
+            diverted.save_result(*arguments)
+        else:
+            getattr(diverted, name)(*arguments)
+        (wanted,) = theirs._flowdetail
+        found = diverted.atom_detail("a")
+        assert _plain(found) == _plain(wanted), name
+        assert diverted.get_atom_state("a") == theirs.get_atom_state("a") == found.state
+        assert diverted.get_atom_intention("a") == theirs.get_atom_intention("a")
+        if columns is not None:
+            assert diverted.noted == [("a", columns, found.to_dict())]
+        elif name != "save":
+            assert diverted.noted == []
+    for kept in (theirs, diverted):
+        with pytest.raises(taskflow_exceptions.NotFound):
+            kept.get_atom_state("b")
+        kept.inject({"z": 1})
+        assert kept.get_flow_state() == states.PENDING
+
+
+def test_only_tasks_have_progress(diverted: Diverted) -> None:
+    diverted.ensure_atoms([retry.Times(1, name="controller")])
+    with pytest.raises(TypeError):
+        diverted.set_task_progress("controller", 0.5)
 
 
 def test_storage_calls_its_own_writers_through_with_connection() -> None:
