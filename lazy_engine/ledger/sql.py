@@ -13,7 +13,7 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
-from lazy_engine.ledger import protocol, sql_row
+from lazy_engine.ledger import protocol
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
@@ -175,7 +175,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
             )
             if submission.is_rung:
                 record = rules.ring(record, now)
-            connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
+            self._insert_row(connection, record)
             self._details.insert(connection, detail, book)
             return record, True
 

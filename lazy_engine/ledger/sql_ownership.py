@@ -14,6 +14,7 @@ from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
+from lazy_engine.ledger.sql_statement import open_value
 
 
 class MustAbsorbFirst(Exception):
@@ -47,16 +48,34 @@ class SqlOwnership(SqlBook):
     def _take(
         self, connection: sa.Connection, request: TakeRequest, dead_epoch: int | None
     ) -> r.Taken | r.Refused:
+        taken, row = self._write_row(
+            connection,
+            ("take", dead_epoch is not None, request.may_rerun, request.resumes),
+            lambda: self._taking(request, dead_epoch),
+            {
+                "flow_uuid": request.flow_uuid,
+                "owner": request.owner,
+                "micros": sql_row.micros(request.seconds),
+                **({} if dead_epoch is None else {"dead_epoch": dead_epoch}),
+            },
+        )
+        if taken:
+            assert row is not None
+            return self._read_taken(connection, request, *row)
+        if row is None:
+            return self._take_first(connection, request)
+        return self._refuse(request, *row)
+
+    def _taking(self, request: TakeRequest, dead_epoch: int | None) -> sa.Update:
         flows = self._flows
         now = self._clock()
+        owner = open_value("owner")
         is_free = sa.or_(
-            flows.c.owner.is_(None),
-            flows.c.owner == request.owner,
-            flows.c.lease_expires_at <= now,
+            flows.c.owner.is_(None), flows.c.owner == owner, flows.c.lease_expires_at <= now
         )
         if dead_epoch is not None:
-            is_free = sa.or_(is_free, flows.c.epoch == dead_epoch)
-        wanted = sa.and_(flows.c.flow_uuid == request.flow_uuid, is_free)
+            is_free = sa.or_(is_free, flows.c.epoch == open_value("dead_epoch"))
+        wanted = sa.and_(flows.c.flow_uuid == open_value("flow_uuid"), is_free)
         has_ended = flows.c.state.in_(sorted(rules.FINAL_STATES))
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
@@ -64,13 +83,13 @@ class SqlOwnership(SqlBook):
             wanted = sa.and_(wanted, sa.or_(flows.c.wish.is_(None), flows.c.wish == r.WISH_CANCEL))
         # A wish to cancel holds until the flow has ended.
         keeps_wish = sa.and_(flows.c.wish == r.WISH_CANCEL, sa.not_(has_ended))
-        expires_at = now + sql_row.micros(request.seconds)
-        taken = connection.execute(
+        expires_at = now + open_value("micros", type_=sa.BigInteger)
+        return (
             sa.update(flows)
             .where(wanted)
             .values(
                 epoch=flows.c.epoch + 1,
-                owner=request.owner,
+                owner=owner,
                 lease_expires_at=expires_at,
                 rung_at=None,
                 rings=0,
@@ -82,14 +101,7 @@ class SqlOwnership(SqlBook):
                 state=sa.case((has_ended, "RUNNING"), else_=flows.c.state),
                 changed_at=now,
             )
-        ).rowcount
-        row = self._row(connection, request.flow_uuid)
-        if taken:
-            assert row is not None
-            return self._read_taken(connection, request, *row)
-        if row is None:
-            return self._take_first(connection, request)
-        return self._refuse(request, *row)
+        )
 
     def _read_taken(
         self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord, now: int
@@ -147,7 +159,7 @@ class SqlOwnership(SqlBook):
             created_at=now,
             changed_at=now,
         )
-        connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
+        self._insert_row(connection, record)
         return r.Taken(lease=_lease(request, record), detail=None, arrivals=())
 
     @staticmethod
@@ -194,27 +206,18 @@ class SqlOwnership(SqlBook):
         changes: r.Changes,
         ending: r.Ending | None,
     ) -> r.Committed:
-        flows = self._flows
-        now = self._clock()
-        expires_at = now + sql_row.micros(lease.seconds)
-        written = connection.execute(
-            sa.update(flows)
-            .where(
-                flows.c.flow_uuid == lease.flow_uuid,
-                flows.c.epoch == lease.epoch,
-                flows.c.commit_number == lease.commit_number,
-            )
-            .values(
-                commit_number=lease.commit_number + 1,
-                lease_expires_at=expires_at,
-                check_at=expires_at,
-                open_delays=changes.open_delays,
-                state="RUNNING",
-                incident=None,
-                changed_at=now,
-            )
-        ).rowcount
-        row = self._row(connection, lease.flow_uuid)
+        written, row = self._write_row(
+            connection,
+            "commit",
+            self._committing,
+            {
+                "flow_uuid": lease.flow_uuid,
+                "epoch": lease.epoch,
+                "commit_number": lease.commit_number,
+                "micros": sql_row.micros(lease.seconds),
+                "open_delays": changes.open_delays,
+            },
+        )
         if not written:
             return self._settle(connection, lease, row)
         assert row is not None
@@ -244,6 +247,29 @@ class SqlOwnership(SqlBook):
             has_arrivals = has_arrivals or len(in_vain) < len(early)
         self._end(connection, record, ending, at, has_arrivals)
         return r.Committed(pulse=pulse, has_ended=True)
+
+    def _committing(self) -> sa.Update:
+        flows = self._flows
+        now = self._clock()
+        number = open_value("commit_number", type_=sa.Integer)
+        expires_at = now + open_value("micros", type_=sa.BigInteger)
+        return (
+            sa.update(flows)
+            .where(
+                flows.c.flow_uuid == open_value("flow_uuid"),
+                flows.c.epoch == open_value("epoch"),
+                flows.c.commit_number == number,
+            )
+            .values(
+                commit_number=number + 1,
+                lease_expires_at=expires_at,
+                check_at=expires_at,
+                open_delays=open_value("open_delays"),
+                state="RUNNING",
+                incident=None,
+                changed_at=now,
+            )
+        )
 
     def _settle(
         self, connection: sa.Connection, lease: r.Lease, row: tuple[r.FlowRecord, int] | None
