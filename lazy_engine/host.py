@@ -79,6 +79,14 @@ def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> mod
     return detail
 
 
+def note_known(detail: models.FlowDetail, version: tuple[int, int] | None) -> None:
+    """Note on a flow detail what was read of it; see :attr:`HostStorage.known`.
+
+    :param version: epoch and commit number that it is at least as new as.
+    """
+    setattr(detail, _KNOWN, version)
+
+
 def zookeeper_client(backend: Any) -> Any:
     """Return the kazoo client of TaskFlow's ZooKeeper backend, started.
 
@@ -239,7 +247,7 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
 
     @known.setter
     def known(self, version: tuple[int, int] | None) -> None:
-        setattr(self._flowdetail, _KNOWN, version)
+        note_known(self._flowdetail, version)
 
     def atom_detail(self, atom_name: str) -> models.AtomDetail:
         """Return an atom's detail in memory, by name."""

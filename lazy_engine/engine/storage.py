@@ -58,6 +58,8 @@ class LazyStorage(ArgumentStorage):
         self.ledger = ledger.beside(self.backend)
         self.set_failures_aside(is_cancelled)
         self._injected: dict[str, Any] = {}
+        # Otherwise the details are read anew before anything is written.
+        self._is_as_read = self.known is not None
         self.on_structure: Callable[[], None] = _ignore
         self.on_state: Callable[[str, str, str], None] = _ignore
         self._new_probes: list[r.DelayOpening] = []
@@ -127,6 +129,9 @@ class LazyStorage(ArgumentStorage):
             for name, value in pairs.items():
                 self._require_storable(f"the value injected as '{name}'", value)
             self._injected.update(pairs)
+            if self._is_as_read:
+                self.inject_again()
+                return
         super().inject(pairs, transient=transient)
 
     def set_task_progress(self, task_name: str, progress: float, details: Any = None) -> None:

@@ -331,6 +331,8 @@ class Lease:
 
     :ivar seconds: length of the lease.
     :ivar is_unsure: whether the last commit may have been carried out although it failed.
+    :ivar saw_outcomes: whether there were outcomes to absorb since it was taken, early
+        ones too; if not, there is none before the arrival number rises.
     """
 
     flow_uuid: str
@@ -341,6 +343,7 @@ class Lease:
     key_id: str
     pulse: Pulse
     is_unsure: bool = False
+    saw_outcomes: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,8 @@ class SqlBook:
         connection.execute(statement, sql_row.from_flow(record))
 
     def _now_in(self, connection: sa.Connection) -> int:
-        return int(connection.execute(sa.select(self._clock())).scalar_one())
+        statement = self._statements.once("now", lambda: sa.select(self._clock()))
+        return int(connection.execute(statement).scalar_one())
 
     def _lock(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord | None, int]:
         """Begin a transaction of a flow as all begin, by writing its row; return it, and now."""

@@ -123,7 +123,7 @@ class SqlOwnership(SqlBook):
             probing = self._delays.probing(connection, request.flow_uuid)
         arrivals = self._delays.unabsorbed(connection, request.flow_uuid, with_early=True)
         return r.Taken(
-            lease=_lease(request, record),
+            lease=_lease(request, record, saw_outcomes=bool(arrivals)),
             detail=detail,
             arrivals=arrivals,
             fired=fired,
@@ -160,7 +160,8 @@ class SqlOwnership(SqlBook):
             changed_at=now,
         )
         self._insert_row(connection, record)
-        return r.Taken(lease=_lease(request, record), detail=None, arrivals=())
+        lease = _lease(request, record, saw_outcomes=False)
+        return r.Taken(lease=lease, detail=None, arrivals=())
 
     @staticmethod
     def _refuse(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused:
@@ -230,12 +231,10 @@ class SqlOwnership(SqlBook):
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
         came: Sequence[r.DelayRecord] = ()
-        if (
-            changes.opened
-            or record.arrival_number != lease.pulse.arrival_number
-            or ending is not None
-        ):
+        has_news = record.arrival_number != lease.pulse.arrival_number
+        if has_news or (lease.saw_outcomes and (changes.opened or ending is not None)):
             came = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
+            lease.saw_outcomes = lease.saw_outcomes or bool(came)
         arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
             return r.Committed(pulse=pulse, arrivals=arrivals)
@@ -346,7 +345,7 @@ class SqlOwnership(SqlBook):
         self._transactor.write(work)
 
 
-def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
+def _lease(request: TakeRequest, record: r.FlowRecord, *, saw_outcomes: bool) -> r.Lease:
     assert record.key_id is not None
     return r.Lease(
         flow_uuid=request.flow_uuid,
@@ -356,4 +355,5 @@ def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
+        saw_outcomes=saw_outcomes,
     )
