@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -131,14 +132,22 @@ class Transactor:
             self._pid = os.getpid()
         return self._engine
 
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
+    def write(self, work: Callable[[sa.Connection], T], *, is_lasting: bool = True) -> T:
         """Run *work* in one writing transaction.
 
+        :param is_lasting: whether it must outlast a power failure. If not,
+            SQLite does not wait for the disk: should the machine stop before the
+            next transaction that does wait, this one was never carried out, nor
+            was any that came after it. A server, which others outlive, always waits.
         :raises StoreUnavailable: it could not be carried out.
         """
 
         def attempt() -> T:
-            with self.engine.connect() as connection, connection.begin():
+            with (
+                self.engine.connect() as connection,
+                contextlib.nullcontext() if is_lasting else _hurried(connection),
+                connection.begin(),
+            ):
                 return work(connection)
 
         return self._repeat(attempt)
@@ -170,6 +179,20 @@ class Transactor:
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
+
+
+@contextlib.contextmanager
+def _hurried(connection: sa.Connection) -> Iterator[None]:
+    """Have SQLite's transactions not wait for the disk; of a server's, change nothing."""
+    raw = connection.connection.dbapi_connection
+    if connection.dialect.name != "sqlite" or raw is None:
+        yield
+        return
+    raw.cursor().execute("PRAGMA synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        raw.cursor().execute("PRAGMA synchronous=FULL")
 
 
 def _pauses() -> Iterator[float | None]:

@@ -31,8 +31,12 @@ class SqlOwnership(SqlBook):
     def take(self, request: TakeRequest) -> r.Taken | r.Refused:
         seen_epoch: int | None = None
         while True:
+            # Whoever learns from this lease, and commits what follows from it, waits for
+            # the disk, and then it is there. If the machine stops before, so do its owner
+            # and all that might have met it.
             answer = self._transactor.write(
-                functools.partial(self._take, request=request, dead_epoch=seen_epoch)
+                functools.partial(self._take, request=request, dead_epoch=seen_epoch),
+                is_lasting=False,
             )
             if (
                 isinstance(answer, r.Refused)
