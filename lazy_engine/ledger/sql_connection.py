@@ -45,8 +45,6 @@ _GONE_NUMBERS: Final = (1053, 1047)
 #: must be what the one before it has committed.
 _ISOLATION: Final = "READ COMMITTED"
 
-_READ_OPTION: Final = "lazy_engine_reads"
-
 
 def is_in_memory(url: sa.URL) -> bool:
     """Whether a SQLite URL names a database that lives in one connection."""
@@ -70,9 +68,7 @@ def open_engine(shared: sa.Engine) -> sa.Engine:
 def open_sqlite(url: sa.URL) -> sa.Engine:
     """Return an engine on a SQLite file in write-ahead mode.
 
-    It begins every writing transaction with ``BEGIN IMMEDIATE``: a lock taken
-    at the first write instead would let two transactions read before either
-    writes.
+    Its transactions begin when they are told to: see :class:`Transactor`.
     """
     engine = sa.create_engine(
         url,
@@ -90,11 +86,6 @@ def open_sqlite(url: sa.URL) -> sa.Engine:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get(_READ_OPTION)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -122,6 +113,7 @@ class Transactor:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
         self._pid = os.getpid()
 
     @property
@@ -148,6 +140,7 @@ class Transactor:
                 contextlib.nullcontext() if is_lasting else _hurried(connection),
                 connection.begin(),
             ):
+                self._begin(connection, "BEGIN IMMEDIATE")
                 return work(connection)
 
         return self._repeat(attempt)
@@ -159,12 +152,21 @@ class Transactor:
         """
 
         def attempt() -> T:
-            with self.engine.connect() as connection:
-                reading = connection.execution_options(**{_READ_OPTION: True})
-                with reading.begin():
-                    return work(reading)
+            with self.engine.connect() as connection, connection.begin():
+                self._begin(connection, "BEGIN")
+                return work(connection)
 
         return self._repeat(attempt)
+
+    def _begin(self, connection: sa.Connection, statement: str) -> None:
+        """Begin a transaction of SQLite, which its driver leaves to us here.
+
+        A writing one begins with ``BEGIN IMMEDIATE``: a lock taken at the first
+        write instead would let two transactions read before either writes. Not
+        by an event of SQLAlchemy's, for which it would look at each statement.
+        """
+        if self._is_sqlite:
+            connection.exec_driver_sql(statement)
 
     def _repeat(self, attempt: Callable[[], T]) -> T:
         for pause in _pauses():
