@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
-import futurist
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states as taskflow_states
 from taskflow import storage as taskflow_storage
@@ -251,7 +250,11 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
 
     def atom_detail(self, atom_name: str) -> models.AtomDetail:
         """Return an atom's detail in memory, by name."""
-        return self._atomdetail_by_name(atom_name)[0]
+        try:
+            detail: models.AtomDetail = self._flowdetail.find(self._atom_name_to_uuid[atom_name])
+        except KeyError:
+            return self._atomdetail_by_name(atom_name)[0]  # which says what is wrong
+        return detail
 
     def providers_of(self, name: str) -> list[Any]:
         """Return what provides a name: atoms by name, and where in their results it is."""
@@ -498,6 +501,64 @@ class ContextExecutor:
         self._inner.shutdown(wait=wait)
 
 
+class DoneFuture:
+    """The future of work that was done when it was submitted.
+
+    Python's own holds a lock, a condition and three lists, which for ten thousand
+    tasks of one turn is most of what its garbage collector has to look through.
+    """
+
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
+        self._result = result
+        self._error = error
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the work returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the work raised."""
+        return self._error
+
+    def done(self) -> bool:
+        """Return that it is done."""
+        return True
+
+    def running(self) -> bool:
+        """Return that it is not under way."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Return that it was not cancelled."""
+        return False
+
+    def cancel(self) -> bool:
+        """Return that it is too late for that."""
+        return False
+
+    def add_done_callback(self, function: Callable[[Any], Any]) -> None:
+        """Call a function, at once."""
+        function(self)
+
+
+class InlineExecutor:
+    """An executor whose work is done when it has been submitted, in a context of its own."""
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do some work; see :meth:`concurrent.futures.Executor.submit`."""
+        try:
+            return DoneFuture(contextvars.copy_context().run(function, *args, **kwargs))
+        except SystemExit:
+            raise
+        except BaseException as error:
+            return DoneFuture(error=error)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Do nothing: nothing is under way."""
+
+
 class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[misc]  # no types
     """TaskFlow's task executor, running tasks in their submitter's context.
 
@@ -520,9 +581,9 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         """Run a function where tasks are run; return its future."""
         return self._executor.submit(function, *args)
 
-    def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
+    def _create_executor(self, max_workers: int | None = None) -> ContextExecutor | InlineExecutor:
         if self._is_serial:
-            return ContextExecutor(futurist.SynchronousExecutor())
+            return InlineExecutor()
         # Python's own pool: futurist's takes up to a second to shut down, and an
         # engine shuts its executor down each time it parks.
         return ContextExecutor(futures.ThreadPoolExecutor(max_workers=max_workers))

@@ -325,8 +325,10 @@ class LazyStorage(ArgumentStorage):
         """
         with self.lock.read_lock():
             open_delays = len(self.delayed_tasks())
-            flow = self.flow_detail.copy(retain_contents=False)
-            flow.state = DELAYED if open_delays else (ending_state or flow.state)
+            known = self.flow_detail
+            flow = models.FlowDetail(known.name, known.uuid)
+            flow.meta = dict(known.meta or {})
+            flow.state = DELAYED if open_delays else (ending_state or known.state)
             return r.Changes(
                 flow=flow,
                 flow_is_dirty=self._flow_is_dirty or bool(self._opened) or ending_state is not None,

@@ -512,9 +512,13 @@ def test_executor_makes_its_pool_at_start_and_only_if_none_was_given() -> None:
     made = host.HostTaskExecutor(is_serial=True)
     assert made._executor is None
     made.start()
-    assert isinstance(made._executor, host.ContextExecutor)
+    assert isinstance(made._executor, host.InlineExecutor)
     made.stop()
     assert made._executor is None
+    made = host.HostTaskExecutor(max_workers=1)
+    made.start()
+    assert isinstance(made._executor, host.ContextExecutor)
+    made.stop()
 
 
 def test_given_pool_is_not_shut_down() -> None:
@@ -523,6 +527,30 @@ def test_given_pool_is_not_shut_down() -> None:
         made.start()
         made.stop()
         assert pool.submit(lambda: "alive").result(timeout=10) == "alive"
+
+
+def test_inline_executor_answers_as_pythons_own() -> None:
+    executor = host.InlineExecutor()
+    with futures.ThreadPoolExecutor(1) as pool:
+        for given in (executor, pool):
+            done = given.submit(lambda a, b=0: a + b, 1, b=2)
+            assert (done.result(), done.exception(), done.cancel()) == (3, None, False)
+            assert (done.done(), done.running(), done.cancelled()) == (True, False, False)
+            called: list[Any] = []
+            done.add_done_callback(called.append)
+            assert called == [done]
+            failed = given.submit(lambda: [][0])
+            assert isinstance(failed.exception(), IndexError)
+            with pytest.raises(IndexError):
+                failed.result(timeout=10)
+    interrupted = executor.submit(_raise, KeyboardInterrupt())
+    assert isinstance(interrupted.exception(), KeyboardInterrupt)
+    with pytest.raises(SystemExit):
+        executor.submit(_raise, SystemExit(1))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 # -- the engine ------------------------------------------------------------
