@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
@@ -24,3 +25,20 @@ def test_benchmark_of_time_finds_every_deadline_and_prints_a_table() -> None:
     lines = ran.stdout.splitlines()
     assert len(lines) == 12
     assert all(line.startswith("sqlite ") for line in lines)
+
+
+def test_benchmark_of_parking_prints_a_line_for_each_workload_of_each_subject() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(_BENCHMARKS / "park.py"), "--flows", "2", "--rounds", "1", "--peers"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [(line["subject"], line["workload"]) for line in lines] == [
+        (subject, workload)
+        for subject in ("lazy_engine", "taskflow")
+        for workload in ("park", "finish", "alone")
+    ]
+    assert all(line["median"] > 0 and line["statements"] > 0 for line in lines)
