@@ -9,7 +9,7 @@ deadlock with another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,16 +116,19 @@ class SqlBook:
         return row or (None, 0)
 
     def _fire(
-        self, connection: sa.Connection, record: r.FlowRecord, now: int
+        self,
+        connection: sa.Connection,
+        record: r.FlowRecord,
+        now: int,
+        due: Sequence[r.DelayRecord],
     ) -> tuple[r.FlowRecord, list[terms.Fired]]:
         """Have the due timers of a flow do what they do, and write the delays.
 
         :param record: of the flow, whose row this transaction has written.
+        :param due: its delays whose timers are due.
         :returns: the record as it is to be written, and what was done.
         """
-        after, fired = terms.fire_all(
-            self._delays.due(connection, record.flow_uuid, now), record, now
-        )
+        after, fired = terms.fire_all(due, record, now)
         self._delays.write(connection, [done.record for done in fired])
         return after, fired
 

@@ -214,18 +214,31 @@ class DelayRows:
         rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
         return [sql_row.to_delay(row._mapping) for row in rows]
 
-    def probing(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
-        """Return a flow's open delays whose tasks look for themselves."""
+    def for_owner(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
+        """Return what a flow's new owner has to know, in the order of arrival.
+
+        Delays whose timers are due, open ones whose tasks look for themselves,
+        and outcomes to absorb, early ones too.
+        """
         c = self._table.c
         statement = self._statements.once(
-            "probing",
-            lambda: sa.select(self._table).where(
-                c.flow_uuid == open_value("flow_uuid"),
-                c.probe_at.is_not(None),
-                c.waiting_at.is_not(None),
+            "for_owner",
+            lambda: (
+                sa.select(self._table)
+                .where(
+                    c.flow_uuid == open_value("flow_uuid"),
+                    c.closed_at.is_(None),
+                    c.absorbed_at.is_(None),
+                    sa.or_(
+                        c.outcome_kind.is_not(None),
+                        c.due_at <= open_value("now"),
+                        sa.and_(c.probe_at.is_not(None), c.waiting_at.is_not(None)),
+                    ),
+                )
+                .order_by(c.arrival_number)
             ),
         )
-        rows = connection.execute(statement, values({"flow_uuid": flow_uuid}))
+        rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
         return [sql_row.to_delay(row._mapping) for row in rows]
 
     def cancel_open(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:

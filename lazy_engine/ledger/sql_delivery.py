@@ -57,9 +57,13 @@ class SqlDelivery(SqlBook):
         first_number = record.arrival_number - len(deliveries) + 1
         desk = Desk(record, now, first_number)
         keys = [delivery.key for delivery in deliveries]
-        desk.put_delays(self._delays.find(connection, keys))
-        unseen = {key.atom_uuid for key in keys}
-        desk.put_atoms(self._details.atom_states(connection, unseen))
+        found = self._delays.find(connection, keys)
+        desk.put_delays(found)
+        # Only of an attempt without a record is the atom asked whether it is over.
+        unseen = set(keys) - {delay.key for delay in found}
+        if unseen:
+            atom_uuids = {key.atom_uuid for key in unseen}
+            desk.put_atoms(self._details.atom_states(connection, atom_uuids))
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
         must_ring = False

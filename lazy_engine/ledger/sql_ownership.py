@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -118,20 +118,20 @@ class SqlOwnership(SqlBook):
                     f"flow {request.flow_uuid} has no flow details in this store",
                     flow_uuid=request.flow_uuid,
                 )
-        probing: Sequence[r.DelayRecord] = ()
         fired: Sequence[terms.Fired] = ()
-        if record.open_delays:
-            after, fired = self._fire(connection, record, now)
+        delays = self._delays.for_owner(connection, request.flow_uuid, now)
+        if due := [delay for delay in delays if delay.is_open and (delay.due_at or now + 1) <= now]:
+            after, fired = self._fire(connection, record, now, due)
             self._change(connection, record, after)
             record = after
-            probing = self._delays.probing(connection, request.flow_uuid)
-        arrivals = self._delays.unabsorbed(connection, request.flow_uuid, with_early=True)
+            delays = self._delays.for_owner(connection, request.flow_uuid, now)
+        arrivals = [delay for delay in delays if delay.outcome is not None]
         return r.Taken(
-            lease=_lease(request, record, saw_outcomes=bool(arrivals)),
+            lease=_lease(request, record, arrivals),
             detail=detail,
             arrivals=arrivals,
             fired=fired,
-            probing=probing,
+            probing=[d for d in delays if d.is_open and d.timers.probe_at is not None],
             now=now,
         )
 
@@ -164,7 +164,7 @@ class SqlOwnership(SqlBook):
             changed_at=now,
         )
         self._insert_row(connection, record)
-        lease = _lease(request, record, saw_outcomes=False)
+        lease = _lease(request, record, ())
         return r.Taken(lease=lease, detail=None, arrivals=())
 
     @staticmethod
@@ -190,6 +190,9 @@ class SqlOwnership(SqlBook):
             raise
         lease.commit_number += 1
         lease.pulse = done.pulse
+        if done.unabsorbed is not None:
+            lease.unabsorbed = done.unabsorbed
+            lease.unabsorbed_at = done.pulse.arrival_number
         return done
 
     def _make_sure(self, lease: r.Lease) -> None:
@@ -235,13 +238,16 @@ class SqlOwnership(SqlBook):
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
         came: Sequence[r.DelayRecord] = ()
-        has_news = record.arrival_number != lease.pulse.arrival_number
-        if has_news or (lease.saw_outcomes and (changes.opened or ending is not None)):
+        # Not the number that the engine saw last: it may have looked in between, and that
+        # tells of outcomes, but not of which are left.
+        has_news = record.arrival_number != lease.unabsorbed_at
+        left = lease.unabsorbed.difference(changes.absorbed)
+        if has_news or (left and (changes.opened or ending is not None)):
             came = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
-            lease.saw_outcomes = lease.saw_outcomes or bool(came)
+            left = frozenset(delay.key for delay in came)
         arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
-            return r.Committed(pulse=pulse, arrivals=arrivals)
+            return r.Committed(pulse=pulse, arrivals=arrivals, unabsorbed=left)
         has_arrivals = bool(arrivals)
         if early := [delay for delay in came if delay.opened_at is None]:
             atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
@@ -349,7 +355,9 @@ class SqlOwnership(SqlBook):
         self._transactor.write(work)
 
 
-def _lease(request: TakeRequest, record: r.FlowRecord, *, saw_outcomes: bool) -> r.Lease:
+def _lease(
+    request: TakeRequest, record: r.FlowRecord, arrivals: Iterable[r.DelayRecord]
+) -> r.Lease:
     assert record.key_id is not None
     return r.Lease(
         flow_uuid=request.flow_uuid,
@@ -359,5 +367,6 @@ def _lease(request: TakeRequest, record: r.FlowRecord, *, saw_outcomes: bool) ->
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
-        saw_outcomes=saw_outcomes,
+        unabsorbed=frozenset(delay.key for delay in arrivals),
+        unabsorbed_at=record.arrival_number,
     )

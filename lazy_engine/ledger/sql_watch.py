@@ -90,7 +90,9 @@ class SqlWatch(SqlBook):
             record, now = self._lock(connection, flow_uuid)
             if record is None:
                 return None
-            after, fired = self._fire(connection, record, now)
+            after, fired = self._fire(
+                connection, record, now, self._delays.due(connection, record.flow_uuid, now)
+            )
             has_news = any(f.has_outcome or f.wants_probe for f in fired)
             after, wants_owner = rules.tend(after, now, has_news=has_news, rings=rings)
             self._change(connection, record, after)

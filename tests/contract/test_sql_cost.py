@@ -18,7 +18,8 @@ import taskflow.engines
 from taskflow import task
 from taskflow.patterns import linear_flow, unordered_flow
 
-from lazy_engine import Client, Delay, ledger
+from lazy_engine import Client, Delay, Disposition, ledger
+from lazy_engine.engine import ownership
 
 
 class Step(task.Task):
@@ -101,11 +102,11 @@ def test_cost_of_a_park_and_a_wake(client: Client) -> None:
     token = client.token(flow_uuid, "wait")
     with counted(client) as delivering:
         client.complete(token, 1)
-    assert (delivering.statements, delivering.writes, delivering.reads) == (5, 1, 0)
+    assert (delivering.statements, delivering.writes, delivering.reads) == (4, 1, 0)
     with counted(client) as waking:
         assert client.resume(flow_uuid) == "SUCCESS"
     # Read; take; before the next task; with the end.
-    assert (waking.statements, waking.writes, waking.reads) == (17, 3, 1)
+    assert (waking.statements, waking.writes, waking.reads) == (14, 3, 1)
 
 
 def test_cost_of_a_task_is_one_commit_of_two_statements(client: Client) -> None:
@@ -144,3 +145,41 @@ def test_only_the_taking_of_a_lease_does_not_wait_for_the_disk(tmp_path: pathlib
         assert made.resume(flow_uuid) == "SUCCESS"
     assert len(cost.hurried) == 2
     assert all(text.startswith("UPDATE lazy_flows SET epoch=") for text in cost.hurried)
+
+
+class Hesitant(task.Task):
+    """Gives its token away, and is answered and looked after before it waits."""
+
+    def execute(self) -> Delay:
+        delay = Delay(timeout_seconds=3600)
+        HOOKS.pop()(delay.token)
+        return delay
+
+
+HOOKS: list[Any] = []
+
+
+def hesitate() -> Any:
+    return linear_flow.Flow("f").add(Hesitant("hesitant", provides="x"), Step("after"))
+
+
+def test_early_outcome_that_a_look_has_told_of_is_absorbed(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit must not take the look's word for it that nothing new has come."""
+    owners: list[Any] = []
+    begin = ownership.Ownership.begin
+
+    def remember(owned: Any) -> None:
+        owners.append(owned)
+        begin(owned)
+
+    monkeypatch.setattr(ownership.Ownership, "begin", remember)
+
+    def answer(token: str) -> None:
+        assert client.complete(token, 1).disposition is Disposition.EARLY
+        assert owners[-1].look()
+
+    HOOKS.append(answer)
+    flow_uuid = client.submit(hesitate)
+    assert client.resume(flow_uuid) == "SUCCESS"
