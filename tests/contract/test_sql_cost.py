@@ -20,6 +20,7 @@ from taskflow.patterns import linear_flow, unordered_flow
 
 from lazy_engine import Client, Delay, Disposition, ledger
 from lazy_engine.engine import ownership
+from tests.counting import count_calls
 
 
 class Step(task.Task):
@@ -183,3 +184,25 @@ def test_early_outcome_that_a_look_has_told_of_is_absorbed(
     HOOKS.append(answer)
     flow_uuid = client.submit(hesitate)
     assert client.resume(flow_uuid) == "SUCCESS"
+
+
+def test_calls_of_a_wake_grow_with_the_flow_and_not_with_its_square(
+    tmp_path: pathlib.Path,
+) -> None:
+    def calls(made: Client, count: int) -> int:
+        def row() -> Any:
+            steps = [Step(f"step {number}") for number in range(count)]
+            return linear_flow.Flow("f").add(*steps, Wait("wait"), Step("last"))
+
+        engine = taskflow.engines.load(row(), engine="lazy", backend=made.backend)
+        assert engine.run() == "DELAYED"
+        flow_uuid = engine.storage.flow_uuid
+        made.complete(made.token(flow_uuid, "wait"), 1)
+        flow = row()
+        return count_calls(lambda: made.resume(flow_uuid, flow=flow))
+
+    made = Client({"connection": f"sqlite:///{tmp_path / 'flows.db'}"})
+    with contextlib.closing(made.backend):
+        calls(made, 1)
+        none, few, many = calls(made, 1), calls(made, 101), calls(made, 401)
+    assert many - none < 4.2 * (few - none)
