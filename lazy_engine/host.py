@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+import operator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
-import futurist
 from taskflow import exceptions as taskflow_exceptions
+from taskflow import states as taskflow_states
 from taskflow import storage as taskflow_storage
 from taskflow.deciders import Depth
 from taskflow.engines.action_engine import (
@@ -34,6 +36,8 @@ from taskflow.persistence import models
 from taskflow.types import failure as taskflow_failure
 from taskflow.utils import misc
 
+from lazy_engine.compiler import compile_flow
+
 ATOMS = compiler.ATOMS
 TASK = compiler.TASK
 RETRY = compiler.RETRY
@@ -43,6 +47,10 @@ REVERTED = executor.REVERTED
 #: Attribute of a flow detail object; see ``HostStorage.known``.
 _KNOWN = "_lazy_engine_known"
 
+#: Columns of an atom detail that its results change.
+RESULT_COLUMNS = ("state", "results", "failure", "revert_results", "revert_failure")
+_RESULT_COLUMNS = operator.attrgetter(*RESULT_COLUMNS)
+
 Atom = Any
 Failure = taskflow_failure.Failure
 
@@ -51,11 +59,6 @@ def version_of(atom: Atom) -> str | None:
     """Return an atom's version as TaskFlow stores it: ``"1.0"``."""
     version: str | None = misc.get_version_string(atom)
     return version
-
-
-def compile_flow(flow: Any) -> compiler.Compilation:
-    """Compile a flow as an engine would, without an engine."""
-    return compiler.PatternCompiler(flow).compile()
 
 
 def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> models.AtomDetail:
@@ -75,6 +78,14 @@ def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> mod
     return detail
 
 
+def note_known(detail: models.FlowDetail, version: tuple[int, int] | None) -> None:
+    """Note on a flow detail what was read of it; see :attr:`HostStorage.known`.
+
+    :param version: epoch and commit number that it is at least as new as.
+    """
+    setattr(detail, _KNOWN, version)
+
+
 def zookeeper_client(backend: Any) -> Any:
     """Return the kazoo client of TaskFlow's ZooKeeper backend, started.
 
@@ -84,12 +95,40 @@ def zookeeper_client(backend: Any) -> Any:
         return backend._client
 
 
+class _Lock:
+    """One re-entrant lock where TaskFlow's storage has one for readers and one for writers.
+
+    TaskFlow's is written in Python and taken some thirty times for a task; what
+    it guards here is never slow, so that readers need not be let in together.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def read_lock(self) -> threading.RLock:
+        """Return what is held while reading."""
+        return self._lock
+
+    def write_lock(self) -> threading.RLock:
+        """Return what is held while writing."""
+        return self._lock
+
+
 class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow has no types
     """TaskFlow's storage with its writes diverted.
 
     Subclasses say what to do with them by :meth:`note_flow` and
     :meth:`note_atom`; the details in memory change as TaskFlow has them change.
     """
+
+    _reverse_mapping: dict[str, list[Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lock = _Lock()
+        self._reverse_mapping = _Index(
+            (name, _Providers(found)) for name, found in self._reverse_mapping.items()
+        )
 
     def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
         """Told of every change to the flow detail, before it is made."""
@@ -98,6 +137,69 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
         """Told of every change to an atom detail, before it is made."""
         raise NotImplementedError
+
+    def note_columns(self, detail: models.AtomDetail, columns: set[str]) -> None:
+        """Told of changes to certain columns of an atom detail, after they were made."""
+        raise NotImplementedError
+
+    # What a task's start and end need, without copying its detail for each step.
+
+    def get_atom_state(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_state`."""
+        state: str = self.atom_detail(atom_name).state
+        return state
+
+    def get_atom_intention(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_intention`."""
+        intention: str = self.atom_detail(atom_name).intention
+        return intention
+
+    def get_atom_uuid(self, atom_name: str) -> str:
+        """See :meth:`taskflow.storage.Storage.get_atom_uuid`."""
+        uuid: str = self.atom_detail(atom_name).uuid
+        return uuid
+
+    def get_flow_state(self) -> str:
+        """See :meth:`taskflow.storage.Storage.get_flow_state`."""
+        state: str | None = self._flowdetail.state
+        return taskflow_states.PENDING if state is None else state
+
+    def set_atom_state(self, atom_name: str, state: str) -> None:
+        """See :meth:`taskflow.storage.Storage.set_atom_state`."""
+        with self._lock.write_lock():
+            detail = self.atom_detail(atom_name)
+            if detail.state != state:
+                detail.state = state
+                self.note_columns(detail, {"state"})
+
+    def _update_atom_metadata(
+        self, atom_name: str, update_with: Any, expected_type: type | None = None
+    ) -> None:
+        with self._lock.write_lock():
+            detail, _ = self._atomdetail_by_name(atom_name, expected_type=expected_type)
+            meta = dict(detail.meta)
+            meta.update(update_with)
+            if meta != detail.meta:
+                detail.meta = meta
+                self.note_columns(detail, {"meta"})
+
+    def save_result(self, atom_name: str, result: Any) -> None:
+        """Put the result of a task that succeeded; see :meth:`taskflow.storage.Storage.save`."""
+        with self._lock.write_lock():
+            detail = self.atom_detail(atom_name)
+            before = _RESULT_COLUMNS(detail)
+            if detail.put(taskflow_states.SUCCESS, result):
+                after = _RESULT_COLUMNS(detail)
+                self.note_columns(
+                    detail,
+                    {
+                        name
+                        for name, old, new in zip(RESULT_COLUMNS, before, after, strict=True)
+                        if old is not new
+                    },
+                )
+            if detail.intention == taskflow_states.EXECUTE:
+                self._check_all_results_provided(atom_name, result)
 
     def _with_connection(self, functor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return functor(None, *args, **kwargs)
@@ -144,11 +246,33 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
 
     @known.setter
     def known(self, version: tuple[int, int] | None) -> None:
-        setattr(self._flowdetail, _KNOWN, version)
+        note_known(self._flowdetail, version)
 
     def atom_detail(self, atom_name: str) -> models.AtomDetail:
         """Return an atom's detail in memory, by name."""
-        return self._atomdetail_by_name(atom_name)[0]
+        try:
+            detail: models.AtomDetail = self._flowdetail.find(self._atom_name_to_uuid[atom_name])
+        except KeyError:
+            return self._atomdetail_by_name(atom_name)[0]  # which says what is wrong
+        return detail
+
+    def providers_of(self, name: str) -> list[Any]:
+        """Return what provides a name: atoms by name, and where in their results it is."""
+        found: list[Any] = self._reverse_mapping.get(name, [])
+        return found
+
+    def injected_into(self, atom_name: str) -> list[Mapping[str, Any]]:
+        """Return the values that an atom brings along, in the order in which they count."""
+        stored = self.atom_detail(atom_name).meta.get(taskflow_storage.META_INJECTED)
+        sources = (self._injected_args.get(atom_name), stored)
+        return [source for source in sources if source]
+
+    def injected_by(self, provider: Any) -> Mapping[str, Any]:
+        """Return the values of a provider that is no atom (see :func:`is_injected`)."""
+        if provider.name == self.injector_name:
+            return self.atom_detail(self.injector_name).results or {}
+        transients: Mapping[str, Any] = self._transients
+        return transients
 
     def knows(self, atom_name: str) -> bool:
         """Whether there is an atom of that name in the details."""
@@ -189,6 +313,45 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
     def set_failures_aside(self, is_aside: Callable[[taskflow_failure.Failure], bool]) -> None:
         """Stop counting failures that were put aside when the details were stored."""
         self._failures = {atom.name: _failures_of(atom, is_aside) for atom in self._flowdetail}
+
+
+class _Providers(list[Any]):
+    """Providers of one name; TaskFlow asks of each new one whether it is among them."""
+
+    def __init__(self, found: Iterable[Any] = ()) -> None:
+        super().__init__(found)
+        self._known = set(self)
+
+    def __contains__(self, provider: object) -> bool:
+        return provider in self._known
+
+    def append(self, provider: Any) -> None:
+        super().append(provider)
+        self._known.add(provider)
+
+
+class _Index(dict[str, list[Any]]):
+    """Providers by name."""
+
+    def setdefault(self, name: str, _default: Any = None) -> list[Any]:
+        if name not in self:
+            self[name] = _Providers()
+        return self[name]
+
+
+def is_injected(provider: Any) -> bool:
+    """Whether a provider is no atom but something injected into the flow."""
+    return provider.name is taskflow_storage._TRANSIENT_PROVIDER or (
+        provider.name == HostStorage.injector_name
+    )
+
+
+def item_of_result(detail: models.AtomDetail, provider: Any, missing: Any) -> Any:
+    """Return what a provider provides of its atom's last result, if it is there."""
+    try:
+        return taskflow_storage._item_from(detail.last_results, provider.index)
+    except (taskflow_exceptions.NotFound, *taskflow_storage._EXTRACTION_EXCEPTIONS):
+        return missing
 
 
 def _failures_of(
@@ -262,6 +425,11 @@ class Graph:
         self.retries = frozenset(node for node, kind in kinds.items() if kind == RETRY)
 
 
+def item_of(node: Any) -> Any:
+    """Return the flow that a node ends, or what the node itself is."""
+    return node.flow if isinstance(node, compiler.Terminator) else node
+
+
 def decider_of(parts: runtime.Runtime, atom: Atom) -> deciders.Decider:
     """Return what decides, late, whether an atom that may execute is ignored instead."""
     return deciders.IgnoreDecider(atom, parts.fetch_edge_deciders(atom))
@@ -333,6 +501,64 @@ class ContextExecutor:
         self._inner.shutdown(wait=wait)
 
 
+class DoneFuture:
+    """The future of work that was done when it was submitted.
+
+    Python's own holds a lock, a condition and three lists, which for ten thousand
+    tasks of one turn is most of what its garbage collector has to look through.
+    """
+
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
+        self._result = result
+        self._error = error
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the work returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the work raised."""
+        return self._error
+
+    def done(self) -> bool:
+        """Return that it is done."""
+        return True
+
+    def running(self) -> bool:
+        """Return that it is not under way."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Return that it was not cancelled."""
+        return False
+
+    def cancel(self) -> bool:
+        """Return that it is too late for that."""
+        return False
+
+    def add_done_callback(self, function: Callable[[Any], Any]) -> None:
+        """Call a function, at once."""
+        function(self)
+
+
+class InlineExecutor:
+    """An executor whose work is done when it has been submitted, in a context of its own."""
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do some work; see :meth:`concurrent.futures.Executor.submit`."""
+        try:
+            return DoneFuture(contextvars.copy_context().run(function, *args, **kwargs))
+        except SystemExit:
+            raise
+        except BaseException as error:
+            return DoneFuture(error=error)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Do nothing: nothing is under way."""
+
+
 class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[misc]  # no types
     """TaskFlow's task executor, running tasks in their submitter's context.
 
@@ -355,9 +581,9 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         """Run a function where tasks are run; return its future."""
         return self._executor.submit(function, *args)
 
-    def _create_executor(self, max_workers: int | None = None) -> ContextExecutor:
+    def _create_executor(self, max_workers: int | None = None) -> ContextExecutor | InlineExecutor:
         if self._is_serial:
-            return ContextExecutor(futurist.SynchronousExecutor())
+            return InlineExecutor()
         # Python's own pool: futurist's takes up to a second to shut down, and an
         # engine shuts its executor down each time it parks.
         return ContextExecutor(futures.ThreadPoolExecutor(max_workers=max_workers))
@@ -381,7 +607,7 @@ class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]  # no types
         """Compile the flow; does nothing the second time."""
         with self._lock:
             if not self._compiled:
-                self._compilation = self._check_compilation(self._compiler.compile())
+                self._compilation = self._check_compilation(compile_flow(self._flow))
                 self._runtime = self.make_runtime(self._compilation)
                 self._runtime.compile()
                 self._compiled = True

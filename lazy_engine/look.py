@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from lazy_engine import errors, factory, host, shape, view
+from lazy_engine.compiler import compile_flow
 from lazy_engine.ledger.protocol import Ledger
 
 
@@ -19,7 +20,7 @@ def drift(ledger: Ledger, flow_uuid: str, flow: Any) -> shape.Drift:
         raise view.unknown_flow(flow_uuid)
     try:
         code = factory.make(detail) if flow is None else flow
-        compilation = host.compile_flow(code)
+        compilation = compile_flow(code)
     except Exception as error:
         # Anybody's code; what it raises says why there is nothing to compare.
         raise errors.FlowIncident(

@@ -83,7 +83,7 @@ class LazyEngine(host.HostEngine):
     def make_runtime(self, compilation: Any) -> LazyRuntime:
         """Return the runtime for a compiled flow."""
         task_executor, retry_executor = self.executors
-        return LazyRuntime(
+        runtime = LazyRuntime(
             compilation,
             self.storage,
             Outbox(self.atom_notifier),
@@ -91,6 +91,8 @@ class LazyEngine(host.HostEngine):
             retry_executor,
             options=self.options,
         )
+        self.storage.scopes = runtime.scopes
+        return runtime
 
     @property
     def _runtime_parts(self) -> LazyRuntime:

@@ -71,7 +71,7 @@ class Ownership:
     ) -> None:
         self._storage = storage
         self._lease = lease
-        self._first_arrivals = list(arrivals)
+        self._first_arrivals: list[r.DelayRecord] | None = list(arrivals)
         self._suspend = suspend
         self._write_lock = threading.Lock()
         self._is_lost = threading.Event()
@@ -206,9 +206,9 @@ class Ownership:
 
     def fetch(self) -> Iterable[r.DelayRecord]:
         """Return the outcomes to absorb."""
-        first, self._first_arrivals = self._first_arrivals, []
-        if first:
-            return first
+        first, self._first_arrivals = self._first_arrivals, None
+        if first is not None:
+            return first  # what came since, the next commit or look finds by its number
         self._require()
         return self._storage.ledger.arrivals(self._lease)
 

@@ -9,6 +9,7 @@ from typing import Any
 from lazy_engine import host, shape
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.completer import LazyCompleter
+from lazy_engine.engine.scope import Scopes
 from lazy_engine.engine.selector import LazySelector
 
 
@@ -34,6 +35,11 @@ class LazyRuntime(host.HostRuntime):
     def completer(self) -> LazyCompleter:
         """Completes atoms."""
         return LazyCompleter(self)
+
+    @functools.cached_property
+    def scopes(self) -> Scopes:
+        """Where atoms may take arguments from."""
+        return Scopes(self.host_compilation)
 
     @functools.cached_property
     def shape(self) -> shape.Shape:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from oslo_utils import timeutils
 from taskflow import states
 
 _TIMED: Final = (states.ANALYZING, states.RESUMING, states.SCHEDULING, states.WAITING)
@@ -26,7 +26,8 @@ class Stopwatches:
         self._statistics = statistics
         self._memory = memory
         self._seconds = {state.lower(): 0.0 for state in _TIMED}
-        self._watches = {state: timeutils.StopWatch() for state in _TIMED}
+        self._keys = {state: state.lower() for state in _TIMED}
+        self._entered_at = 0.0
         statistics.update(
             seconds_per_state=self._seconds,
             discarded_failures=0,
@@ -40,14 +41,11 @@ class Stopwatches:
         return {"on_enter": self._enter, "on_exit": self._leave}
 
     def _enter(self, state: str, _event: str) -> None:
-        if state in self._watches:
-            self._watches[state].restart()
+        self._entered_at = time.monotonic()
 
     def _leave(self, state: str, _event: str) -> None:
-        if state in self._watches:
-            watch = self._watches[state]
-            watch.stop()
-            self._seconds[state.lower()] += watch.elapsed()
+        if state in self._keys:
+            self._seconds[self._keys[state]] += time.monotonic() - self._entered_at
         if state in (states.SCHEDULING, states.WAITING):
             self._statistics["incomplete"] = len(self._memory.not_done)
         if state in (states.ANALYZING, states.SCHEDULING):

@@ -9,6 +9,7 @@ that is durable yet or not; what *tasks* see is durable before they start.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, host, ledger, rules, shape, token
 from lazy_engine.delay import DELAYED, Delay
+from lazy_engine.engine.argument import ArgumentStorage
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
 
@@ -43,7 +45,7 @@ def _ignore(*_: object) -> None:
     """Nobody has asked to be told."""
 
 
-class LazyStorage(host.HostStorage):
+class LazyStorage(ArgumentStorage):
     """Storage of one engine; see :class:`taskflow.storage.Storage`.
 
     :ivar ledger: where delays, outcomes and leases are kept.
@@ -56,6 +58,8 @@ class LazyStorage(host.HostStorage):
         self.ledger = ledger.beside(self.backend)
         self.set_failures_aside(is_cancelled)
         self._injected: dict[str, Any] = {}
+        # Otherwise the details are read anew before anything is written.
+        self._is_as_read = self.known is not None
         self.on_structure: Callable[[], None] = _ignore
         self.on_state: Callable[[str, str, str], None] = _ignore
         self._new_probes: list[r.DelayOpening] = []
@@ -97,12 +101,15 @@ class LazyStorage(host.HostStorage):
             and (name != "meta" or before.meta != after.meta)
         }
         if changed:
-            self._dirty[after.uuid] |= changed
-            self._must_write |= not _is_mark(changed, after.state)
-            if "state" in changed:
-                self._note_wait(after.name, after.state)
-            if "state" in changed or "intention" in changed:
-                self.on_state(after.name, after.state, after.intention)
+            self.note_columns(after, changed)
+
+    def note_columns(self, detail: models.AtomDetail, columns: set[str]) -> None:
+        self._dirty[detail.uuid] |= columns
+        self._must_write |= not _is_mark(columns, detail.state)
+        if "state" in columns:
+            self._note_wait(detail.name, detail.state)
+        if "state" in columns or "intention" in columns:
+            self.on_state(detail.name, detail.state, detail.intention)
 
     def change_flow_state(self, state: str) -> tuple[bool, str]:
         """Move the flow to another state, as TaskFlow does, and to and from DELAYED."""
@@ -122,6 +129,9 @@ class LazyStorage(host.HostStorage):
             for name, value in pairs.items():
                 self._require_storable(f"the value injected as '{name}'", value)
             self._injected.update(pairs)
+            if self._is_as_read:
+                self.inject_again()
+                return
         super().inject(pairs, transient=transient)
 
     def set_task_progress(self, task_name: str, progress: float, details: Any = None) -> None:
@@ -129,7 +139,8 @@ class LazyStorage(host.HostStorage):
 
         :raises OutcomeNotStorable: the store could not keep it; nothing changed.
         """
-        self._require_storable(f"the progress of task '{task_name}'", [progress, details])
+        if details is not None or not math.isfinite(progress):
+            self._require_storable(f"the progress of task '{task_name}'", [progress, details])
         super().set_task_progress(task_name, progress, details)
 
     def _require_storable(self, what: str, value: Any) -> None:
@@ -153,6 +164,8 @@ class LazyStorage(host.HostStorage):
             if isinstance(detail, models.TaskDetail):
                 # What a retry controller's detail keeps is a history of results.
                 self._encoded[detail.uuid] = encoded
+                self.save_result(atom_name, result)
+                return
         super().save(atom_name, result, state=state)
 
     # -- shape ------------------------------------------------------------
@@ -312,8 +325,10 @@ class LazyStorage(host.HostStorage):
         """
         with self.lock.read_lock():
             open_delays = len(self.delayed_tasks())
-            flow = self.flow_detail.copy(retain_contents=False)
-            flow.state = DELAYED if open_delays else (ending_state or flow.state)
+            known = self.flow_detail
+            flow = models.FlowDetail(known.name, known.uuid)
+            flow.meta = dict(known.meta or {})
+            flow.state = DELAYED if open_delays else (ending_state or known.state)
             return r.Changes(
                 flow=flow,
                 flow_is_dirty=self._flow_is_dirty or bool(self._opened) or ending_state is not None,

@@ -143,7 +143,8 @@ class RedoTransactor(Transactor):
         super().__init__(engine)
         self._log = log
 
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
+    def write(self, work: Callable[[sa.Connection], T], *, is_lasting: bool = True) -> T:
+        # The files follow what is committed, so that always waits for the disk.
         answer = super().write(work)
         self.catch_up()
         return answer

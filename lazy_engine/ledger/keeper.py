@@ -63,6 +63,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._holds: set[Hold] = set()
         self._thread: threading.Thread | None = None
+        self._wakes_at = 0.0
 
     def hold(self, hold: Hold) -> None:
         """Take a lease into care."""
@@ -81,8 +82,10 @@ class Keeper:
         """Stop caring for a lease; it is neither renewed nor released."""
         with self._changed:
             self._holds.discard(hold)
-            if not self._holds:
-                self._changed.notify_all()  # so that the thread ends soon
+            if not self._holds and self._wakes_at > time.monotonic() + _IDLE_SECONDS:
+                # So that the thread ends soon. Not each time: whoever runs one short
+                # flow after the other would pay for two changes of threads each.
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Care for no lease any more, and wait until none is being cared for.
@@ -109,7 +112,9 @@ class Keeper:
                     return
                 due = [h for h in self._holds if min(h.renew_due, h.flush_due) <= now]
                 if not due:
-                    self._changed.wait(self._pause(now))
+                    pause = self._pause(now)
+                    self._wakes_at = now + pause
+                    self._changed.wait(pause)
                     continue
             for hold in due:
                 self._tend(hold, now)

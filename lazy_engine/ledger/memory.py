@@ -198,13 +198,30 @@ class MemoryLedger(MemoryWatch):
             )
 
     def _write_details(self, changes: r.Changes) -> None:
-        if not changes.flow_is_dirty and not changes.atoms:
+        if not changes.flow_is_dirty and self._has_rewritten(changes.atoms):
             return
         detail = separate(changes.flow.copy(retain_contents=False))
         for change in changes.atoms:
             detail.add(separate(change.detail.copy()))
         with self._connection() as connection:
             connection.update_flow_details(detail, ignore_missing=True)
+
+    def _has_rewritten(self, atoms: Sequence[r.AtomChange]) -> bool:
+        """Write the details of known tasks, if these are all; return whether.
+
+        TaskFlow would write the flow and each link to an atom again, and read
+        each detail that it is about to replace.
+        """
+        if any(change.is_new or type(change.detail) is not models.TaskDetail for change in atoms):
+            return False
+        with self._backend.lock.write_lock():
+            for change in atoms:
+                body = change.detail.to_dict()
+                body["meta"] = dict(body["meta"] or {})
+                kind = models.atom_detail_type(change.detail)
+                path = self._atom_path(change.detail.uuid)
+                self._backend.memory[path] = {"atom": body, "type": kind}
+        return True
 
     def _close_in_vain(self, flow_uuid: str, now: int) -> None:
         came = self._unabsorbed(flow_uuid, with_early=True)

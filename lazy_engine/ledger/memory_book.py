@@ -30,6 +30,7 @@ class MemoryBook:
         self._lock = threading.RLock()
         self._flows: dict[str, r.FlowRecord] = {}
         self._delays: dict[str, dict[DelayKey, r.DelayRecord]] = {}
+        self._atoms_path: str | None = None
         #: Moves the clock, for tests: see :mod:`lazy_engine.testing`.
         self.clock_offset_seconds = 0.0
 
@@ -37,6 +38,12 @@ class MemoryBook:
     def _connection(self) -> Iterator[Any]:
         with contextlib.closing(self._backend.get_connection()) as connection:
             yield connection
+
+    def _atom_path(self, atom_uuid: str) -> str:
+        if self._atoms_path is None:
+            with self._connection() as connection:
+                self._atoms_path = connection.atom_path
+        return f"{self._atoms_path}/{atom_uuid}"
 
     def now(self) -> int:
         return time.time_ns() // 1000 + int(self.clock_offset_seconds * 1e6)
@@ -58,7 +65,7 @@ class MemoryBook:
             except taskflow_exceptions.NotFound:
                 return None
             for atom in found:
-                stored = self._backend.memory[f"{connection.atom_path}/{atom.uuid}"]
+                stored = self._backend.memory[self._atom_path(atom.uuid)]
                 host.mend_history(separate(atom), stored["atom"]["results"])
         return separate(found)
 

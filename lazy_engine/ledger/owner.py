@@ -9,6 +9,7 @@ commit is fenced by the epoch.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import secrets
@@ -23,9 +24,13 @@ def name() -> str:
     Shape: ``host/machine/pid/started/nonce``; ``machine`` names boot and
     process namespace, ``started`` is the process' start in clock ticks.
     """
-    pid = os.getpid()
-    parts = (_host(), _machine(), str(pid), _started(pid) or "-", secrets.token_hex(4))
-    return "/".join(parts)
+    return f"{_process(os.getpid(), _PROC)}/{secrets.token_hex(4)}"
+
+
+@functools.lru_cache(maxsize=1)
+def _process(pid: int, _proc: pathlib.Path) -> str:
+    """Return what all owners of this process have in common; a forked child has its own."""
+    return "/".join((_host(), _machine(), str(pid), _started(pid) or "-"))
 
 
 def is_dead(owner: str) -> bool:

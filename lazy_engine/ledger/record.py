@@ -315,12 +315,14 @@ class Committed:
     :ivar arrivals: outcomes of opened delays that are not absorbed yet.
     :ivar refused: nothing was written: these delays were to be cancelled, but
         have got an outcome meanwhile, which must be absorbed first.
+    :ivar unabsorbed: what is left to absorb as of *pulse*, where that is known.
     """
 
     pulse: Pulse
     has_ended: bool = False
     arrivals: Sequence[DelayRecord] = ()
     refused: Sequence[DelayRecord] = ()
+    unabsorbed: frozenset[DelayKey] | None = None
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -331,6 +333,8 @@ class Lease:
 
     :ivar seconds: length of the lease.
     :ivar is_unsure: whether the last commit may have been carried out although it failed.
+    :ivar unabsorbed: the outcomes that were there to absorb, early ones too, when the
+        flow's arrival number was *unabsorbed_at*; while it is, there is no other.
     """
 
     flow_uuid: str
@@ -341,6 +345,8 @@ class Lease:
     key_id: str
     pulse: Pulse
     is_unsure: bool = False
+    unabsorbed: frozenset[DelayKey] = frozenset()
+    unabsorbed_at: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

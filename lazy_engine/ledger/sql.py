@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from taskflow.persistence import models
 
-from lazy_engine import errors, outcome, rules
+from lazy_engine import errors, host, outcome, rules
 from lazy_engine.ledger import key as key_module
-from lazy_engine.ledger import protocol, sql_row
+from lazy_engine.ledger import protocol
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
@@ -175,7 +175,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
             )
             if submission.is_rung:
                 record = rules.ring(record, now)
-            connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
+            self._insert_row(connection, record)
             self._details.insert(connection, detail, book)
             return record, True
 
@@ -186,7 +186,16 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
         return None if row is None else row[0]
 
     def detail(self, flow_uuid: str) -> models.FlowDetail | None:
-        return self._transactor.read(lambda c: self._details.read(c, flow_uuid))
+        def work(connection: sa.Connection) -> models.FlowDetail | None:
+            # In this order: should a commit come in between, the details are newer than
+            # what they are said to be, and are read again by whoever takes the lease.
+            row = self._row(connection, flow_uuid)
+            detail = self._details.read(connection, flow_uuid)
+            if row is not None and detail is not None:
+                host.note_known(detail, (row[0].epoch, row[0].commit_number))
+            return detail
+
+        return self._transactor.read(work)
 
     def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
         return self._transactor.read(lambda c: self._delays.of_flow(c, flow_uuid))

@@ -9,6 +9,7 @@ deadlock with another.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_delay import DelayRows
 from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_schema import Tables
+from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
 
 
 class SqlBook:
@@ -35,69 +37,127 @@ class SqlBook:
         self._flows = tables.flows
         self._details = details
         self._delays = DelayRows(tables.delays, dialect)
-        self._store_clock = sql_row.clock(dialect)
+        self._statements = Statements()
+        self._time = sql_row.clock(dialect, lambda: self.clock_offset_seconds)
+        self._returns = bool(transactor.engine.dialect.update_returning)
         #: Moves the store's clock, for tests: see :mod:`lazy_engine.testing`.
         self.clock_offset_seconds = 0.0
 
     def _clock(self) -> sa.ColumnElement[int]:
-        now = self._store_clock()
-        if self.clock_offset_seconds:
-            return now + sql_row.micros(self.clock_offset_seconds)
-        return now
+        """Return the store's time, as of when a statement with it is executed."""
+        return self._time
+
+    @property
+    def _whole_row(self) -> tuple[Any, ...]:
+        return (*self._flows.c, self._time.label("now"))
 
     def _row(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord, int] | None:
-        found = connection.execute(
-            sa.select(self._flows, self._clock().label("now")).where(
-                self._flows.c.flow_uuid == flow_uuid
-            )
-        ).first()
+        statement = self._statements.once(
+            "row",
+            lambda: sa.select(*self._whole_row).where(
+                self._flows.c.flow_uuid == open_value("flow_uuid")
+            ),
+        )
+        return self._read_row(connection.execute(statement, values({"flow_uuid": flow_uuid})))
+
+    @staticmethod
+    def _read_row(result: sa.CursorResult[Any]) -> tuple[r.FlowRecord, int] | None:
+        found = result.first()
         if found is None:
             return None
-        return sql_row.to_flow(dict(found._mapping)), int(found._mapping["now"])
+        return sql_row.to_flow(found._mapping), int(found[-1])
+
+    def _write_row(
+        self,
+        connection: sa.Connection,
+        key: Hashable,
+        make: Callable[[], sa.Update],
+        given: Mapping[str, Any],
+    ) -> tuple[bool, tuple[r.FlowRecord, int] | None]:
+        """Begin a transaction of a flow as all begin, by writing its row.
+
+        In one statement where the store can return what it has written.
+
+        :param make: makes the statement that writes; kept under *key*.
+        :param given: its open values; the flow's uuid is ``flow_uuid``.
+        :returns: whether it was written, and the row as it is then, with the time.
+        """
+        if not self._returns:
+            statement = self._statements.once(key, make)
+            written = bool(connection.execute(statement, values(given)).rowcount)
+            return written, self._row(connection, given["flow_uuid"])
+        statement = self._statements.once(key, lambda: make().returning(*self._whole_row))
+        row = self._read_row(connection.execute(statement, values(given)))
+        if row is not None:
+            return True, row
+        return False, self._row(connection, given["flow_uuid"])
+
+    def _insert_row(self, connection: sa.Connection, record: r.FlowRecord) -> None:
+        statement = self._statements.once("insert", lambda: sa.insert(self._flows))
+        connection.execute(statement, sql_row.from_flow(record))
 
     def _now_in(self, connection: sa.Connection) -> int:
-        return int(connection.execute(sa.select(self._clock())).scalar_one())
+        statement = self._statements.once("now", lambda: sa.select(self._clock()))
+        return int(connection.execute(statement).scalar_one())
 
     def _lock(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord | None, int]:
         """Begin a transaction of a flow as all begin, by writing its row; return it, and now."""
         flows = self._flows
-        connection.execute(
-            sa.update(flows)
-            .where(flows.c.flow_uuid == flow_uuid)
-            .values(changed_at=flows.c.changed_at)
+        _written, row = self._write_row(
+            connection,
+            "lock",
+            lambda: (
+                sa.update(flows)
+                .where(flows.c.flow_uuid == open_value("flow_uuid"))
+                .values(changed_at=flows.c.changed_at)
+            ),
+            {"flow_uuid": flow_uuid},
         )
-        return self._row(connection, flow_uuid) or (None, 0)
+        return row or (None, 0)
 
     def _fire(
-        self, connection: sa.Connection, record: r.FlowRecord, now: int
+        self,
+        connection: sa.Connection,
+        record: r.FlowRecord,
+        now: int,
+        due: Sequence[r.DelayRecord],
     ) -> tuple[r.FlowRecord, list[terms.Fired]]:
         """Have the due timers of a flow do what they do, and write the delays.
 
         :param record: of the flow, whose row this transaction has written.
+        :param due: its delays whose timers are due.
         :returns: the record as it is to be written, and what was done.
         """
-        after, fired = terms.fire_all(
-            self._delays.due(connection, record.flow_uuid, now), record, now
-        )
+        after, fired = terms.fire_all(due, record, now)
         self._delays.write(connection, [done.record for done in fired])
         return after, fired
 
     def _change(self, connection: sa.Connection, before: r.FlowRecord, after: r.FlowRecord) -> None:
         """Write what differs between two records of a flow whose row is locked."""
-        if values := sql_row.changed(before, after):
-            flows = self._flows
-            connection.execute(
-                sa.update(flows).where(flows.c.flow_uuid == before.flow_uuid).values(values)
-            )
+        changed = sql_row.changed(before, after)
+        if not changed:
+            return
+        flows = self._flows
+        statement = self._statements.once(
+            ("change", *changed),
+            lambda: (
+                sa.update(flows)
+                .where(flows.c.flow_uuid == open_value("flow_uuid"))
+                .values(open_values(changed))
+            ),
+        )
+        connection.execute(statement, values({**changed, "flow_uuid": before.flow_uuid}))
 
     def _set(
-        self, flow_uuid: str, *conditions: sa.ColumnElement[bool], **values: Any
+        self, flow_uuid: str, *conditions: sa.ColumnElement[bool], **columns: Any
     ) -> r.FlowRecord | None:
         flows = self._flows
 
         def work(connection: sa.Connection) -> r.FlowRecord | None:
             connection.execute(
-                sa.update(flows).where(flows.c.flow_uuid == flow_uuid, *conditions).values(**values)
+                sa.update(flows)
+                .where(flows.c.flow_uuid == flow_uuid, *conditions)
+                .values(**columns)
             )
             row = self._row(connection, flow_uuid)
             return None if row is None else row[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -44,8 +45,6 @@ _GONE_NUMBERS: Final = (1053, 1047)
 #: must be what the one before it has committed.
 _ISOLATION: Final = "READ COMMITTED"
 
-_READ_OPTION: Final = "lazy_engine_reads"
-
 
 def is_in_memory(url: sa.URL) -> bool:
     """Whether a SQLite URL names a database that lives in one connection."""
@@ -69,9 +68,7 @@ def open_engine(shared: sa.Engine) -> sa.Engine:
 def open_sqlite(url: sa.URL) -> sa.Engine:
     """Return an engine on a SQLite file in write-ahead mode.
 
-    It begins every writing transaction with ``BEGIN IMMEDIATE``: a lock taken
-    at the first write instead would let two transactions read before either
-    writes.
+    Its transactions begin when they are told to: see :class:`Transactor`.
     """
     engine = sa.create_engine(
         url,
@@ -89,11 +86,6 @@ def open_sqlite(url: sa.URL) -> sa.Engine:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        reads = connection.get_execution_options().get(_READ_OPTION)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -121,6 +113,7 @@ class Transactor:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
         self._pid = os.getpid()
 
     @property
@@ -131,14 +124,23 @@ class Transactor:
             self._pid = os.getpid()
         return self._engine
 
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
+    def write(self, work: Callable[[sa.Connection], T], *, is_lasting: bool = True) -> T:
         """Run *work* in one writing transaction.
 
+        :param is_lasting: whether it must outlast a power failure. If not,
+            SQLite does not wait for the disk: should the machine stop before the
+            next transaction that does wait, this one was never carried out, nor
+            was any that came after it. A server, which others outlive, always waits.
         :raises StoreUnavailable: it could not be carried out.
         """
 
         def attempt() -> T:
-            with self.engine.connect() as connection, connection.begin():
+            with (
+                self.engine.connect() as connection,
+                contextlib.nullcontext() if is_lasting else _hurried(connection),
+                connection.begin(),
+            ):
+                self._begin(connection, "BEGIN IMMEDIATE")
                 return work(connection)
 
         return self._repeat(attempt)
@@ -150,12 +152,21 @@ class Transactor:
         """
 
         def attempt() -> T:
-            with self.engine.connect() as connection:
-                reading = connection.execution_options(**{_READ_OPTION: True})
-                with reading.begin():
-                    return work(reading)
+            with self.engine.connect() as connection, connection.begin():
+                self._begin(connection, "BEGIN")
+                return work(connection)
 
         return self._repeat(attempt)
+
+    def _begin(self, connection: sa.Connection, statement: str) -> None:
+        """Begin a transaction of SQLite, which its driver leaves to us here.
+
+        A writing one begins with ``BEGIN IMMEDIATE``: a lock taken at the first
+        write instead would let two transactions read before either writes. Not
+        by an event of SQLAlchemy's, for which it would look at each statement.
+        """
+        if self._is_sqlite:
+            connection.exec_driver_sql(statement)
 
     def _repeat(self, attempt: Callable[[], T]) -> T:
         for pause in _pauses():
@@ -170,6 +181,20 @@ class Transactor:
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
+
+
+@contextlib.contextmanager
+def _hurried(connection: sa.Connection) -> Iterator[None]:
+    """Have SQLite's transactions not wait for the disk; of a server's, change nothing."""
+    raw = connection.connection.dbapi_connection
+    if connection.dialect.name != "sqlite" or raw is None:
+        yield
+        return
+    raw.cursor().execute("PRAGMA synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        raw.cursor().execute("PRAGMA synchronous=FULL")
 
 
 def _pauses() -> Iterator[float | None]:

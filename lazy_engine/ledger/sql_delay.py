@@ -13,6 +13,7 @@ from lazy_engine import terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import Desk
+from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
 from lazy_engine.token import EXECUTE, DelayKey
 
 _KEY = ("flow_uuid", "atom_uuid", "kind", "attempt")
@@ -27,23 +28,29 @@ class DelayRows:
     def __init__(self, table: sa.Table, dialect: str) -> None:
         self._table = table
         self._dialect = dialect
+        self._statements = Statements()
 
     # -- reading ----------------------------------------------------------
 
     def find(self, connection: sa.Connection, keys: Sequence[DelayKey]) -> list[r.DelayRecord]:
         """Return the records that exist for keys of one flow."""
         c = self._table.c
+        statement = self._statements.once(
+            "find",
+            lambda: sa.select(self._table).where(
+                c.flow_uuid == open_value("flow_uuid"),
+                c.atom_uuid.in_(open_value("atom_uuids", expanding=True)),
+            ),
+        )
         found: list[r.DelayRecord] = []
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
+            atom_uuids = [key.atom_uuid for key in chunk]
             rows = connection.execute(
-                sa.select(self._table).where(
-                    c.flow_uuid == chunk[0].flow_uuid,
-                    c.atom_uuid.in_([key.atom_uuid for key in chunk]),
-                )
+                statement, values({"flow_uuid": chunk[0].flow_uuid, "atom_uuids": atom_uuids})
             )
             wanted = set(chunk)
-            records = (sql_row.to_delay(dict(row._mapping)) for row in rows)
+            records = (sql_row.to_delay(row._mapping) for row in rows)
             found.extend(record for record in records if record.key in wanted)
         return found
 
@@ -55,16 +62,22 @@ class DelayRows:
         :param with_early: also those whose delay has not been opened.
         """
         c = self._table.c
-        query = sa.select(self._table).where(
-            c.flow_uuid == flow_uuid,
-            c.outcome_kind.is_not(None),
-            c.absorbed_at.is_(None),
-            c.closed_at.is_(None),
+        statement = self._statements.once(
+            ("unabsorbed", with_early),
+            lambda: (
+                sa.select(self._table)
+                .where(
+                    c.flow_uuid == open_value("flow_uuid"),
+                    c.outcome_kind.is_not(None),
+                    c.absorbed_at.is_(None),
+                    c.closed_at.is_(None),
+                    *(() if with_early else (c.opened_at.is_not(None),)),
+                )
+                .order_by(c.arrival_number)
+            ),
         )
-        if not with_early:
-            query = query.where(c.opened_at.is_not(None))
-        rows = connection.execute(query.order_by(c.arrival_number))
-        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+        rows = connection.execute(statement, values({"flow_uuid": flow_uuid}))
+        return [sql_row.to_delay(row._mapping) for row in rows]
 
     def of_flow(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
         """Return all of a flow's delays, oldest first."""
@@ -74,7 +87,7 @@ class DelayRows:
             .where(c.flow_uuid == flow_uuid)
             .order_by(sa.func.coalesce(c.opened_at, 0), c.atom_uuid, c.kind, c.attempt)
         )
-        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+        return [sql_row.to_delay(row._mapping) for row in rows]
 
     def waiting(self, connection: sa.Connection, page: r.Page) -> list[r.DelayRecord]:
         """Return a page of open delays, oldest first."""
@@ -93,7 +106,7 @@ class DelayRows:
                 c.waiting_at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after)
             )
         rows = connection.execute(query.order_by(*order).limit(page.limit))
-        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+        return [sql_row.to_delay(row._mapping) for row in rows]
 
     # -- writing ----------------------------------------------------------
 
@@ -109,11 +122,17 @@ class DelayRows:
                 [sql_row.from_delay(opening.open(now)) for opening in changes.opened],
             )
         if changes.absorbed:
+            at = open_value("now", type_=sa.BigInteger)
+            statement = self._statements.once(
+                "absorb",
+                lambda: (
+                    sa.update(self._table)
+                    .where(*(c[name] == open_value(name) for name in _KEY))
+                    .values(absorbed_at=at, opened_at=sa.func.coalesce(c.opened_at, at))
+                ),
+            )
             connection.execute(
-                sa.update(self._table)
-                .where(*(c[name] == sa.bindparam(f"the_{name}") for name in _KEY))
-                .values(absorbed_at=now, opened_at=sa.func.coalesce(c.opened_at, now)),
-                [_bound(key) for key in changes.absorbed],
+                statement, [values({**_named(key), "now": now}) for key in changes.absorbed]
             )
         self.close(connection, flow_uuid, changes.closed, now)
         if changes.probed:
@@ -138,46 +157,89 @@ class DelayRows:
         now: int,
     ) -> None:
         """Close delays that are not closed yet."""
+        if not closings:
+            return
         c = self._table.c
-        for closing in closings:
-            connection.execute(
+        statement = self._statements.once(
+            "close",
+            lambda: (
                 sa.update(self._table)
                 .where(
-                    c.flow_uuid == flow_uuid,
-                    c.atom_uuid == closing.atom_uuid,
-                    c.kind == closing.kind,
-                    c.attempt <= closing.up_to_attempt,
+                    c.flow_uuid == open_value("flow_uuid"),
+                    c.atom_uuid == open_value("atom_uuid"),
+                    c.kind == open_value("kind"),
+                    c.attempt <= open_value("up_to_attempt"),
                     c.closed_at.is_(None),
                 )
-                .values(closed_at=now, close_reason=closing.reason, waiting_at=None, due_at=None)
-            )
+                .values(**open_values(("closed_at", "close_reason")), waiting_at=None, due_at=None)
+            ),
+        )
+        for closing in closings:
+            given = {
+                "flow_uuid": flow_uuid,
+                "atom_uuid": closing.atom_uuid,
+                "kind": closing.kind,
+                "up_to_attempt": closing.up_to_attempt,
+                "closed_at": now,
+                "close_reason": closing.reason,
+            }
+            connection.execute(statement, values(given))
 
     def write(self, connection: sa.Connection, records: Sequence[r.DelayRecord]) -> None:
         """Write delays whose rows exist, as a whole."""
+        if not records:
+            return
         c = self._table.c
-        for record in records:
-            row = sql_row.from_delay(record)
-            connection.execute(
-                sa.update(self._table).where(*(c[name] == row[name] for name in _KEY)).values(row)
-            )
+        rows = [sql_row.from_delay(record) for record in records]
+        others = [name for name in rows[0] if name not in _KEY]
+        statement = self._statements.once(
+            "write",
+            lambda: (
+                sa.update(self._table)
+                .where(*(c[name] == open_value(name) for name in _KEY))
+                .values(open_values(others))
+            ),
+        )
+        connection.execute(statement, [values(row) for row in rows])
 
     def due(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
         """Return a flow's delays whose timers are due."""
         c = self._table.c
-        rows = connection.execute(
-            sa.select(self._table).where(c.flow_uuid == flow_uuid, c.due_at <= now)
+        statement = self._statements.once(
+            "due",
+            lambda: sa.select(self._table).where(
+                c.flow_uuid == open_value("flow_uuid"), c.due_at <= open_value("now")
+            ),
         )
-        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+        rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
+        return [sql_row.to_delay(row._mapping) for row in rows]
 
-    def probing(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
-        """Return a flow's open delays whose tasks look for themselves."""
+    def for_owner(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
+        """Return what a flow's new owner has to know, in the order of arrival.
+
+        Delays whose timers are due, open ones whose tasks look for themselves,
+        and outcomes to absorb, early ones too.
+        """
         c = self._table.c
-        rows = connection.execute(
-            sa.select(self._table).where(
-                c.flow_uuid == flow_uuid, c.probe_at.is_not(None), c.waiting_at.is_not(None)
-            )
+        statement = self._statements.once(
+            "for_owner",
+            lambda: (
+                sa.select(self._table)
+                .where(
+                    c.flow_uuid == open_value("flow_uuid"),
+                    c.closed_at.is_(None),
+                    c.absorbed_at.is_(None),
+                    sa.or_(
+                        c.outcome_kind.is_not(None),
+                        c.due_at <= open_value("now"),
+                        sa.and_(c.probe_at.is_not(None), c.waiting_at.is_not(None)),
+                    ),
+                )
+                .order_by(c.arrival_number)
+            ),
         )
-        return [sql_row.to_delay(dict(row._mapping)) for row in rows]
+        rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
+        return [sql_row.to_delay(row._mapping) for row in rows]
 
     def cancel_open(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
         """Close what waits in ``execute`` and has no outcome."""
@@ -220,11 +282,20 @@ class DelayRows:
     def close_all(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
         """Close every delay of a flow that is over."""
         c = self._table.c
-        connection.execute(
-            sa.update(self._table)
-            .where(c.flow_uuid == flow_uuid, c.closed_at.is_(None))
-            .values(closed_at=now, close_reason=r.CLOSED_ENDED, waiting_at=None, due_at=None)
+        statement = self._statements.once(
+            "close_all",
+            lambda: (
+                sa.update(self._table)
+                .where(c.flow_uuid == open_value("flow_uuid"), c.closed_at.is_(None))
+                .values(
+                    closed_at=open_value("now"),
+                    close_reason=r.CLOSED_ENDED,
+                    waiting_at=None,
+                    due_at=None,
+                )
+            ),
         )
+        connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
         """Delete every delay of a flow."""
@@ -232,6 +303,9 @@ class DelayRows:
 
     def _upsert(self, *columns: str) -> Any:
         """Return an insert that, where the delay has a row, sets *columns* of it."""
+        return self._statements.once(("upsert", *columns), lambda: self._make_upsert(columns))
+
+    def _make_upsert(self, columns: Sequence[str]) -> Any:
         if self._dialect == "mysql":
             statement = mysql.insert(self._table)
             return statement.on_duplicate_key_update(
@@ -243,5 +317,5 @@ class DelayRows:
         )
 
 
-def _bound(key: DelayKey) -> dict[str, Any]:
-    return {f"the_{name}": getattr(key, name) for name in _KEY}
+def _named(key: DelayKey) -> dict[str, Any]:
+    return {name: getattr(key, name) for name in _KEY}

@@ -12,6 +12,7 @@ from lazy_engine import rules
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import Desk
 from lazy_engine.ledger.sql_book import SqlBook
+from lazy_engine.ledger.sql_statement import open_value
 
 
 class SqlDelivery(SqlBook):
@@ -34,12 +35,18 @@ class SqlDelivery(SqlBook):
         noted: list[int],
     ) -> r.DeliveredToFlow | None:
         flows = self._flows
-        connection.execute(
-            sa.update(flows)
-            .where(flows.c.flow_uuid == flow_uuid)
-            .values(arrival_number=flows.c.arrival_number + len(deliveries))
+        _written, row = self._write_row(
+            connection,
+            "deliver",
+            lambda: (
+                sa.update(flows)
+                .where(flows.c.flow_uuid == open_value("flow_uuid"))
+                .values(
+                    arrival_number=flows.c.arrival_number + open_value("count", type_=sa.Integer)
+                )
+            ),
+            {"flow_uuid": flow_uuid, "count": len(deliveries)},
         )
-        row = self._row(connection, flow_uuid)
         if row is None:
             return None
         record, now = row
@@ -50,9 +57,13 @@ class SqlDelivery(SqlBook):
         first_number = record.arrival_number - len(deliveries) + 1
         desk = Desk(record, now, first_number)
         keys = [delivery.key for delivery in deliveries]
-        desk.put_delays(self._delays.find(connection, keys))
-        unseen = {key.atom_uuid for key in keys}
-        desk.put_atoms(self._details.atom_states(connection, unseen))
+        found = self._delays.find(connection, keys)
+        desk.put_delays(found)
+        # Only of an attempt without a record is the atom asked whether it is over.
+        unseen = set(keys) - {delay.key for delay in found}
+        if unseen:
+            atom_uuids = {key.atom_uuid for key in unseen}
+            desk.put_atoms(self._details.atom_states(connection, atom_uuids))
         items = [desk.receive(delivery) for delivery in deliveries]
         self._delays.write_arrivals(connection, desk)
         must_ring = False

@@ -22,6 +22,7 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import storable
 from lazy_engine.ledger.sql_schema import Tables
+from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
 
 
 class DetailRows:
@@ -35,6 +36,7 @@ class DetailRows:
     def __init__(self, tables: Tables, *, is_strict: bool) -> None:
         self._tables = tables
         self._is_strict = is_strict
+        self._statements = Statements()
 
     def dumps(self, value: Any) -> str | None:
         """Encode a value as TaskFlow does (``JSONType``); ``None`` is SQL's null.
@@ -66,21 +68,23 @@ class DetailRows:
             ) from error
 
     def _read(self, connection: sa.Connection, flow_uuid: str) -> models.FlowDetail | None:
-        flows = self._tables.flowdetails
-        found = connection.execute(
-            sa.select(flows.c.uuid, flows.c.name, flows.c.state, flows.c.meta).where(
-                flows.c.uuid == flow_uuid
-            )
-        ).first()
+        c = self._tables.flowdetails.c
+        statement = self._statements.once(
+            "read_flow",
+            lambda: sa.select(c.uuid, c.name, c.state, c.meta).where(c.uuid == open_value("uuid")),
+        )
+        found = connection.execute(statement, values({"uuid": flow_uuid})).first()
         if found is None:
             return None
         row = dict(found._mapping)
         row["meta"] = self.loads(row["meta"])
         detail = models.FlowDetail.from_dict(row)
         atoms = self._tables.atomdetails
-        for atom_row in connection.execute(
-            sa.select(atoms).where(atoms.c.parent_uuid == flow_uuid)
-        ):
+        statement = self._statements.once(
+            "read_atoms",
+            lambda: sa.select(atoms).where(atoms.c.parent_uuid == open_value("uuid")),
+        )
+        for atom_row in connection.execute(statement, values({"uuid": flow_uuid})):
             detail.add(self._atom_from(dict(atom_row._mapping)))
         return detail
 
@@ -103,23 +107,29 @@ class DetailRows:
     ) -> tuple[str | None, str | None] | None:
         """Return uuid and name of a flow's logbook; ``None`` without such a flow."""
         flows, books = self._tables.flowdetails, self._tables.logbooks
-        row = connection.execute(
-            sa.select(flows.c.parent_uuid, books.c.name)
-            .select_from(flows.outerjoin(books, flows.c.parent_uuid == books.c.uuid))
-            .where(flows.c.uuid == flow_uuid)
-        ).first()
+        statement = self._statements.once(
+            "parent",
+            lambda: (
+                sa.select(flows.c.parent_uuid, books.c.name)
+                .select_from(flows.outerjoin(books, flows.c.parent_uuid == books.c.uuid))
+                .where(flows.c.uuid == open_value("uuid"))
+            ),
+        )
+        row = connection.execute(statement, values({"uuid": flow_uuid})).first()
         return None if row is None else (row[0], row[1])
 
     def atom_states(
         self, connection: sa.Connection, atom_uuids: Iterable[str]
     ) -> Mapping[str, tuple[str, str | None, Mapping[str, Any]]]:
         """Return name, state and meta of atoms, by uuid."""
-        atoms = self._tables.atomdetails
-        rows = connection.execute(
-            sa.select(atoms.c.uuid, atoms.c.name, atoms.c.state, atoms.c.meta).where(
-                atoms.c.uuid.in_(list(atom_uuids))
-            )
+        c = self._tables.atomdetails.c
+        statement = self._statements.once(
+            "atom_states",
+            lambda: sa.select(c.uuid, c.name, c.state, c.meta).where(
+                c.uuid.in_(open_value("uuids", expanding=True))
+            ),
         )
+        rows = connection.execute(statement, values({"uuids": list(atom_uuids)}))
         return {row[0]: (row[1], row[2], self.loads(row[3]) or {}) for row in rows}
 
     def write_progress(
@@ -140,7 +150,7 @@ class DetailRows:
         """Store a new flow detail (without atoms) in a logbook of its own."""
         now = _utc_now()
         connection.execute(
-            sa.insert(self._tables.logbooks),
+            self._statements.once("book", lambda: sa.insert(self._tables.logbooks)),
             {
                 "uuid": book.uuid,
                 "name": book.name,
@@ -149,7 +159,7 @@ class DetailRows:
             },
         )
         connection.execute(
-            sa.insert(self._tables.flowdetails),
+            self._statements.once("flow", lambda: sa.insert(self._tables.flowdetails)),
             {
                 "uuid": detail.uuid,
                 "name": detail.name,
@@ -165,18 +175,25 @@ class DetailRows:
         now = _utc_now()
         if changes.flow_is_dirty:
             flows = self._tables.flowdetails
-            connection.execute(
-                sa.update(flows).where(flows.c.uuid == changes.flow.uuid),
-                {
-                    "state": changes.flow.state,
-                    "meta": self.dumps(changes.flow.meta),
-                    "updated_at": now,
-                },
+            statement = self._statements.once(
+                "write_flow",
+                lambda: (
+                    sa.update(flows)
+                    .where(flows.c.uuid == open_value("uuid"))
+                    .values(open_values(("state", "meta", "updated_at")))
+                ),
             )
+            given = {
+                "uuid": changes.flow.uuid,
+                "state": changes.flow.state,
+                "meta": self.dumps(changes.flow.meta),
+                "updated_at": now,
+            }
+            connection.execute(statement, values(given))
         created = [change for change in changes.atoms if change.is_new]
         if created:
             connection.execute(
-                sa.insert(self._tables.atomdetails),
+                self._statements.once("atoms", lambda: sa.insert(self._tables.atomdetails)),
                 [self._created_row(change, changes.flow.uuid, now) for change in created],
             )
         by_columns: dict[frozenset[str], list[r.AtomChange]] = collections.defaultdict(list)
@@ -208,25 +225,25 @@ class DetailRows:
         now: datetime.datetime,
     ) -> None:
         atoms = self._tables.atomdetails
-        statement = (
-            sa.update(atoms)
-            .where(atoms.c.uuid == sa.bindparam("the_uuid"))
-            .values({name: sa.bindparam(f"the_{name}") for name in [*columns, "updated_at"]})
+        statement = self._statements.once(
+            ("write_atoms", *columns),
+            lambda: (
+                sa.update(atoms)
+                .where(atoms.c.uuid == open_value("uuid"))
+                .values(open_values([*columns, "updated_at"]))
+            ),
         )
-        connection.execute(
-            statement,
-            [
+        rows = [
+            values(
                 {
-                    "the_uuid": change.detail.uuid,
-                    "the_updated_at": now,
-                    **{
-                        f"the_{name}": value
-                        for name, value in self._encode(change, columns).items()
-                    },
+                    "uuid": change.detail.uuid,
+                    "updated_at": now,
+                    **self._encode(change, columns),
                 }
-                for change in changes
-            ],
-        )
+            )
+            for change in changes
+        ]
+        connection.execute(statement, rows if len(rows) > 1 else rows[0])
 
     def _encode(self, change: r.AtomChange, columns: Iterable[str]) -> dict[str, Any]:
         detail = change.detail

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -14,6 +14,7 @@ from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
+from lazy_engine.ledger.sql_statement import open_value
 
 
 class MustAbsorbFirst(Exception):
@@ -30,8 +31,12 @@ class SqlOwnership(SqlBook):
     def take(self, request: TakeRequest) -> r.Taken | r.Refused:
         seen_epoch: int | None = None
         while True:
+            # Whoever learns from this lease, and commits what follows from it, waits for
+            # the disk, and then it is there. If the machine stops before, so do its owner
+            # and all that might have met it.
             answer = self._transactor.write(
-                functools.partial(self._take, request=request, dead_epoch=seen_epoch)
+                functools.partial(self._take, request=request, dead_epoch=seen_epoch),
+                is_lasting=False,
             )
             if (
                 isinstance(answer, r.Refused)
@@ -47,16 +52,34 @@ class SqlOwnership(SqlBook):
     def _take(
         self, connection: sa.Connection, request: TakeRequest, dead_epoch: int | None
     ) -> r.Taken | r.Refused:
+        taken, row = self._write_row(
+            connection,
+            ("take", dead_epoch is not None, request.may_rerun, request.resumes),
+            lambda: self._taking(request, dead_epoch),
+            {
+                "flow_uuid": request.flow_uuid,
+                "owner": request.owner,
+                "micros": sql_row.micros(request.seconds),
+                **({} if dead_epoch is None else {"dead_epoch": dead_epoch}),
+            },
+        )
+        if taken:
+            assert row is not None
+            return self._read_taken(connection, request, *row)
+        if row is None:
+            return self._take_first(connection, request)
+        return self._refuse(request, *row)
+
+    def _taking(self, request: TakeRequest, dead_epoch: int | None) -> sa.Update:
         flows = self._flows
         now = self._clock()
+        owner = open_value("owner")
         is_free = sa.or_(
-            flows.c.owner.is_(None),
-            flows.c.owner == request.owner,
-            flows.c.lease_expires_at <= now,
+            flows.c.owner.is_(None), flows.c.owner == owner, flows.c.lease_expires_at <= now
         )
         if dead_epoch is not None:
-            is_free = sa.or_(is_free, flows.c.epoch == dead_epoch)
-        wanted = sa.and_(flows.c.flow_uuid == request.flow_uuid, is_free)
+            is_free = sa.or_(is_free, flows.c.epoch == open_value("dead_epoch"))
+        wanted = sa.and_(flows.c.flow_uuid == open_value("flow_uuid"), is_free)
         has_ended = flows.c.state.in_(sorted(rules.FINAL_STATES))
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
@@ -64,13 +87,13 @@ class SqlOwnership(SqlBook):
             wanted = sa.and_(wanted, sa.or_(flows.c.wish.is_(None), flows.c.wish == r.WISH_CANCEL))
         # A wish to cancel holds until the flow has ended.
         keeps_wish = sa.and_(flows.c.wish == r.WISH_CANCEL, sa.not_(has_ended))
-        expires_at = now + sql_row.micros(request.seconds)
-        taken = connection.execute(
+        expires_at = now + open_value("micros", type_=sa.BigInteger)
+        return (
             sa.update(flows)
             .where(wanted)
             .values(
                 epoch=flows.c.epoch + 1,
-                owner=request.owner,
+                owner=owner,
                 lease_expires_at=expires_at,
                 rung_at=None,
                 rings=0,
@@ -82,14 +105,7 @@ class SqlOwnership(SqlBook):
                 state=sa.case((has_ended, "RUNNING"), else_=flows.c.state),
                 changed_at=now,
             )
-        ).rowcount
-        row = self._row(connection, request.flow_uuid)
-        if taken:
-            assert row is not None
-            return self._read_taken(connection, request, *row)
-        if row is None:
-            return self._take_first(connection, request)
-        return self._refuse(request, *row)
+        )
 
     def _read_taken(
         self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord, now: int
@@ -102,20 +118,20 @@ class SqlOwnership(SqlBook):
                     f"flow {request.flow_uuid} has no flow details in this store",
                     flow_uuid=request.flow_uuid,
                 )
-        probing: Sequence[r.DelayRecord] = ()
         fired: Sequence[terms.Fired] = ()
-        if record.open_delays:
-            after, fired = self._fire(connection, record, now)
+        delays = self._delays.for_owner(connection, request.flow_uuid, now)
+        if due := [delay for delay in delays if delay.is_open and (delay.due_at or now + 1) <= now]:
+            after, fired = self._fire(connection, record, now, due)
             self._change(connection, record, after)
             record = after
-            probing = self._delays.probing(connection, request.flow_uuid)
-        arrivals = self._delays.unabsorbed(connection, request.flow_uuid, with_early=True)
+            delays = self._delays.for_owner(connection, request.flow_uuid, now)
+        arrivals = [delay for delay in delays if delay.outcome is not None]
         return r.Taken(
-            lease=_lease(request, record),
+            lease=_lease(request, record, arrivals),
             detail=detail,
             arrivals=arrivals,
             fired=fired,
-            probing=probing,
+            probing=[d for d in delays if d.is_open and d.timers.probe_at is not None],
             now=now,
         )
 
@@ -147,8 +163,9 @@ class SqlOwnership(SqlBook):
             created_at=now,
             changed_at=now,
         )
-        connection.execute(sa.insert(self._flows), sql_row.from_flow(record))
-        return r.Taken(lease=_lease(request, record), detail=None, arrivals=())
+        self._insert_row(connection, record)
+        lease = _lease(request, record, ())
+        return r.Taken(lease=lease, detail=None, arrivals=())
 
     @staticmethod
     def _refuse(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused:
@@ -173,6 +190,9 @@ class SqlOwnership(SqlBook):
             raise
         lease.commit_number += 1
         lease.pulse = done.pulse
+        if done.unabsorbed is not None:
+            lease.unabsorbed = done.unabsorbed
+            lease.unabsorbed_at = done.pulse.arrival_number
         return done
 
     def _make_sure(self, lease: r.Lease) -> None:
@@ -194,27 +214,18 @@ class SqlOwnership(SqlBook):
         changes: r.Changes,
         ending: r.Ending | None,
     ) -> r.Committed:
-        flows = self._flows
-        now = self._clock()
-        expires_at = now + sql_row.micros(lease.seconds)
-        written = connection.execute(
-            sa.update(flows)
-            .where(
-                flows.c.flow_uuid == lease.flow_uuid,
-                flows.c.epoch == lease.epoch,
-                flows.c.commit_number == lease.commit_number,
-            )
-            .values(
-                commit_number=lease.commit_number + 1,
-                lease_expires_at=expires_at,
-                check_at=expires_at,
-                open_delays=changes.open_delays,
-                state="RUNNING",
-                incident=None,
-                changed_at=now,
-            )
-        ).rowcount
-        row = self._row(connection, lease.flow_uuid)
+        written, row = self._write_row(
+            connection,
+            "commit",
+            self._committing,
+            {
+                "flow_uuid": lease.flow_uuid,
+                "epoch": lease.epoch,
+                "commit_number": lease.commit_number,
+                "micros": sql_row.micros(lease.seconds),
+                "open_delays": changes.open_delays,
+            },
+        )
         if not written:
             return self._settle(connection, lease, row)
         assert row is not None
@@ -227,15 +238,16 @@ class SqlOwnership(SqlBook):
         self._details.write(connection, changes)
         pulse = r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
         came: Sequence[r.DelayRecord] = ()
-        if (
-            changes.opened
-            or record.arrival_number != lease.pulse.arrival_number
-            or ending is not None
-        ):
+        # Not the number that the engine saw last: it may have looked in between, and that
+        # tells of outcomes, but not of which are left.
+        has_news = record.arrival_number != lease.unabsorbed_at
+        left = lease.unabsorbed.difference(changes.absorbed)
+        if has_news or (left and (changes.opened or ending is not None)):
             came = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
+            left = frozenset(delay.key for delay in came)
         arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
-            return r.Committed(pulse=pulse, arrivals=arrivals)
+            return r.Committed(pulse=pulse, arrivals=arrivals, unabsorbed=left)
         has_arrivals = bool(arrivals)
         if early := [delay for delay in came if delay.opened_at is None]:
             atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
@@ -244,6 +256,29 @@ class SqlOwnership(SqlBook):
             has_arrivals = has_arrivals or len(in_vain) < len(early)
         self._end(connection, record, ending, at, has_arrivals)
         return r.Committed(pulse=pulse, has_ended=True)
+
+    def _committing(self) -> sa.Update:
+        flows = self._flows
+        now = self._clock()
+        number = open_value("commit_number", type_=sa.Integer)
+        expires_at = now + open_value("micros", type_=sa.BigInteger)
+        return (
+            sa.update(flows)
+            .where(
+                flows.c.flow_uuid == open_value("flow_uuid"),
+                flows.c.epoch == open_value("epoch"),
+                flows.c.commit_number == number,
+            )
+            .values(
+                commit_number=number + 1,
+                lease_expires_at=expires_at,
+                check_at=expires_at,
+                open_delays=open_value("open_delays"),
+                state="RUNNING",
+                incident=None,
+                changed_at=now,
+            )
+        )
 
     def _settle(
         self, connection: sa.Connection, lease: r.Lease, row: tuple[r.FlowRecord, int] | None
@@ -320,7 +355,9 @@ class SqlOwnership(SqlBook):
         self._transactor.write(work)
 
 
-def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
+def _lease(
+    request: TakeRequest, record: r.FlowRecord, arrivals: Iterable[r.DelayRecord]
+) -> r.Lease:
     assert record.key_id is not None
     return r.Lease(
         flow_uuid=request.flow_uuid,
@@ -330,4 +367,6 @@ def _lease(request: TakeRequest, record: r.FlowRecord) -> r.Lease:
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
+        unabsorbed=frozenset(delay.key for delay in arrivals),
+        unabsorbed_at=record.arrival_number,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,27 +18,41 @@ from lazy_engine.token import DelayKey
 
 _FLOW_FIELDS = tuple(name for name in r.FlowRecord.__dataclass_fields__ if name != "incident")
 
+_flow_values = operator.attrgetter(*_FLOW_FIELDS)
 
-def clock(dialect: str) -> Callable[[], sa.ColumnElement[int]]:
-    """Return a function that makes the SQL expression for the store's time.
 
-    Microseconds since 1970 UTC, when the statement is executed. SQLite has no clock of its own; its users are
+def clock(dialect: str, offset_seconds: Callable[[], float]) -> sa.ColumnElement[int]:
+    """Return the SQL expression for the store's time when a statement is executed.
+
+    Microseconds since 1970 UTC. SQLite has no clock of its own; its users are
     all on one machine, whose clock serves.
+
+    :param offset_seconds: by how much the clock is moved then, for tests.
     """
+
+    def offset() -> int:
+        return micros(offset_seconds())
+
+    def wall_clock() -> int:
+        return time.time_ns() // 1000 + offset()
+
+    if dialect == "sqlite":
+        return sa.bindparam("lazy_now", type_=sa.BigInteger, callable_=wall_clock)
+    moved: sa.ColumnElement[int] = sa.bindparam(
+        "lazy_offset", type_=sa.BigInteger, callable_=offset
+    )
     if dialect == "postgresql":
-        return lambda: sa.cast(
-            sa.func.extract("epoch", sa.func.clock_timestamp()) * 1000000, sa.BigInteger
-        )
-    if dialect == "mysql":
-        # UNIX_TIMESTAMP() would read the local time, of which one hour comes twice a
-        # year. This one stands still within a statement: an UPDATE that waited for
-        # its row judges leases by the time before, so it takes one too late, never
-        # too early.
-        return lambda: sa.literal_column(
+        epoch = sa.func.extract("epoch", sa.func.clock_timestamp())
+        return sa.cast(epoch * 1000000, sa.BigInteger) + moved
+    # UNIX_TIMESTAMP() would read the local time, of which one hour comes twice a
+    # year. This one stands still within a statement: an UPDATE that waited for
+    # its row judges leases by the time before, so it takes one too late, never
+    # too early.
+    return (
+        sa.literal_column(
             "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", sa.BigInteger
         )
-    return lambda: sa.bindparam(
-        None, callable_=lambda: time.time_ns() // 1000, type_=sa.BigInteger, unique=True
+        + moved
     )
 
 
@@ -46,7 +61,7 @@ def micros(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def to_flow(row: Mapping[str, Any]) -> r.FlowRecord:
+def to_flow(row: Mapping[Any, Any]) -> r.FlowRecord:
     """Return the record for a row of ``lazy_flows``."""
     return r.FlowRecord(
         **{name: row[name] for name in _FLOW_FIELDS},
@@ -64,15 +79,19 @@ def from_flow(record: r.FlowRecord) -> dict[str, Any]:
 
 def changed(before: r.FlowRecord, after: r.FlowRecord) -> dict[str, Any]:
     """Return the columns of ``lazy_flows`` in which two records differ."""
-    row = from_flow(after)
-    return {
-        name: row[name]
-        for name in (*_FLOW_FIELDS, "incident")
-        if getattr(after, name) != getattr(before, name)
+    row = {
+        name: value
+        for name, value, was in zip(
+            _FLOW_FIELDS, _flow_values(after), _flow_values(before), strict=True
+        )
+        if value != was
     }
+    if after.incident != before.incident:
+        row["incident"] = json.dumps(after.incident) if after.incident else None
+    return row
 
 
-def to_delay(row: Mapping[str, Any]) -> r.DelayRecord:
+def to_delay(row: Mapping[Any, Any]) -> r.DelayRecord:
     """Return the record for a row of ``lazy_delays``."""
     return r.DelayRecord(
         key=DelayKey(
@@ -107,7 +126,7 @@ def to_delay(row: Mapping[str, Any]) -> r.DelayRecord:
     )
 
 
-def _encoded(row: Mapping[str, Any], prefix: str) -> Encoded | None:
+def _encoded(row: Mapping[Any, Any], prefix: str) -> Encoded | None:
     kind = row[f"{prefix}_kind"]
     if kind is None:
         return None

@@ -21,18 +21,14 @@ class SqlWatch(SqlBook):
     """Finds what is due, and sees to it flow by flow."""
 
     def due(self, limit: int) -> Sequence[str]:
-        values = {"offset": sql_row.micros(self.clock_offset_seconds), "limit": limit}
-
         def work(connection: sa.Connection) -> Sequence[str]:
-            return list(dict.fromkeys(connection.execute(self._due_query, values).scalars()))
+            rows = connection.execute(self._due_query, {"limit": limit})
+            return list(dict.fromkeys(rows.scalars()))
 
         return self._transactor.read(work)
 
     def next_due_in(self, within_seconds: float) -> float | None:
-        values = {
-            "offset": sql_row.micros(self.clock_offset_seconds),
-            "within": sql_row.micros(within_seconds),
-        }
+        values = {"within": sql_row.micros(within_seconds)}
 
         def work(connection: sa.Connection) -> float | None:
             left = [
@@ -49,8 +45,7 @@ class SqlWatch(SqlBook):
     @property
     def _now_query(self) -> sa.ScalarSelect[int]:
         # As a subquery the time is asked for once; otherwise PostgreSQL asks for each row.
-        clock = self._store_clock() + sa.bindparam("offset", type_=sa.BigInteger)
-        return sa.select(clock).scalar_subquery()
+        return sa.select(self._clock()).scalar_subquery()
 
     @property
     def _due_columns(self) -> tuple[sa.Column[int], sa.Column[int]]:
@@ -95,7 +90,9 @@ class SqlWatch(SqlBook):
             record, now = self._lock(connection, flow_uuid)
             if record is None:
                 return None
-            after, fired = self._fire(connection, record, now)
+            after, fired = self._fire(
+                connection, record, now, self._delays.due(connection, record.flow_uuid, now)
+            )
             has_news = any(f.has_outcome or f.wants_probe for f in fired)
             after, wants_owner = rules.tend(after, now, has_news=has_news, rings=rings)
             self._change(connection, record, after)

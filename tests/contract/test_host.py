@@ -21,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 import taskflow.engines
 from sqlalchemy.dialects import mysql
+from taskflow import exceptions as taskflow_exceptions
 from taskflow import retry, states, storage, task
 from taskflow.engines.action_engine import (
     builder,
@@ -42,6 +43,7 @@ from taskflow.utils import persistence_utils
 
 from lazy_engine import Delay, host, rules
 from lazy_engine.access import open_backend
+from lazy_engine.compiler import compile_flow
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import machine
 from lazy_engine.ledger import sql_schema
@@ -167,6 +169,9 @@ class Diverted(host.HostStorage):
     def note_atom(self, before: Any, after: Any) -> None:
         self.noted.append((after.name, before.state, after.state))
 
+    def note_columns(self, detail: Any, columns: set[str]) -> None:
+        self.noted.append((detail.name, columns, detail.to_dict()))
+
 
 @pytest.fixture
 def diverted() -> Diverted:
@@ -198,8 +203,62 @@ def test_every_write_of_storage_is_told_and_none_reaches_a_backend(diverted: Div
 def test_note_comes_before_the_change(diverted: Diverted) -> None:
     diverted.ensure_atoms([Noop("a")])
     diverted.noted.clear()
-    diverted.set_atom_state("a", states.RUNNING)
+    diverted.reset("a", states.RUNNING)
     assert diverted.noted == [("a", states.PENDING, states.RUNNING)]
+
+
+def _plain(detail: Any) -> dict[str, Any]:
+    return {name: value for name, value in detail.to_dict().items() if name != "uuid"}
+
+
+def test_what_a_task_writes_in_place_is_what_taskflow_writes(diverted: Diverted) -> None:
+    _book, detail = persistence_utils.temporary_flow_detail()
+    theirs = storage.Storage(detail)
+    wrong = failure.Failure.from_exception(ValueError("x"))
+    steps: list[tuple[str, tuple[Any, ...], set[str] | None]] = [
+        ("update_atom_metadata", ("a", {"k": {"v": 1}}), {"meta"}),
+        ("update_atom_metadata", ("a", {"k": {"v": 1}}), None),
+        ("update_atom_metadata", ("a", {}), None),
+        ("set_atom_state", ("a", states.RUNNING), {"state"}),
+        ("set_atom_state", ("a", states.RUNNING), None),
+        ("set_task_progress", ("a", 0.0), {"meta"}),
+        ("set_task_progress", ("a", 0.5, {"at": "half"}), {"meta"}),
+        ("set_task_progress", ("a", 0.5, {}), {"meta"}),
+        ("save", ("a", "first"), {"state", "results"}),
+        ("save", ("a", "second"), {"results"}),
+        ("save", ("a", None), {"results"}),
+        ("save", ("a", wrong, states.FAILURE), None),
+        ("save", ("a", "third"), {"state", "results", "failure"}),
+    ]
+    for kept in (theirs, diverted):
+        kept.ensure_atoms([Noop("a", provides=("x", "y"))])
+    for name, arguments, columns in steps:
+        diverted.noted.clear()
+        getattr(theirs, name)(*arguments)
+        if name == "save" and len(arguments) == 2:
+            diverted.save_result(*arguments)
+        else:
+            getattr(diverted, name)(*arguments)
+        (wanted,) = theirs._flowdetail
+        found = diverted.atom_detail("a")
+        assert _plain(found) == _plain(wanted), name
+        assert diverted.get_atom_state("a") == theirs.get_atom_state("a") == found.state
+        assert diverted.get_atom_intention("a") == theirs.get_atom_intention("a")
+        if columns is not None:
+            assert diverted.noted == [("a", columns, found.to_dict())]
+        elif name != "save":
+            assert diverted.noted == []
+    for kept in (theirs, diverted):
+        with pytest.raises(taskflow_exceptions.NotFound):
+            kept.get_atom_state("b")
+        kept.inject({"z": 1})
+        assert kept.get_flow_state() == states.PENDING
+
+
+def test_only_tasks_have_progress(diverted: Diverted) -> None:
+    diverted.ensure_atoms([retry.Times(1, name="controller")])
+    with pytest.raises(TypeError):
+        diverted.set_task_progress("controller", 0.5)
 
 
 def test_storage_calls_its_own_writers_through_with_connection() -> None:
@@ -453,9 +512,13 @@ def test_executor_makes_its_pool_at_start_and_only_if_none_was_given() -> None:
     made = host.HostTaskExecutor(is_serial=True)
     assert made._executor is None
     made.start()
-    assert isinstance(made._executor, host.ContextExecutor)
+    assert isinstance(made._executor, host.InlineExecutor)
     made.stop()
     assert made._executor is None
+    made = host.HostTaskExecutor(max_workers=1)
+    made.start()
+    assert isinstance(made._executor, host.ContextExecutor)
+    made.stop()
 
 
 def test_given_pool_is_not_shut_down() -> None:
@@ -466,12 +529,36 @@ def test_given_pool_is_not_shut_down() -> None:
         assert pool.submit(lambda: "alive").result(timeout=10) == "alive"
 
 
+def test_inline_executor_answers_as_pythons_own() -> None:
+    executor = host.InlineExecutor()
+    with futures.ThreadPoolExecutor(1) as pool:
+        for given in (executor, pool):
+            done = given.submit(lambda a, b=0: a + b, 1, b=2)
+            assert (done.result(), done.exception(), done.cancel()) == (3, None, False)
+            assert (done.done(), done.running(), done.cancelled()) == (True, False, False)
+            called: list[Any] = []
+            done.add_done_callback(called.append)
+            assert called == [done]
+            failed = given.submit(lambda: [][0])
+            assert isinstance(failed.exception(), IndexError)
+            with pytest.raises(IndexError):
+                failed.result(timeout=10)
+    interrupted = executor.submit(_raise, KeyboardInterrupt())
+    assert isinstance(interrupted.exception(), KeyboardInterrupt)
+    with pytest.raises(SystemExit):
+        executor.submit(_raise, SystemExit(1))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 # -- the engine ------------------------------------------------------------
 
 
 def test_flow_is_compiled_without_an_engine_as_with_one(stock: Any) -> None:
     by_engine = stock.compilation.execution_graph
-    alone = host.compile_flow(linear_flow.Flow("alone").add(Noop("noop"))).execution_graph
+    alone = compile_flow(linear_flow.Flow("alone").add(Noop("noop"))).execution_graph
     assert {alone.nodes[node]["kind"] for node in alone} == {"flow", "flow_end", "task"}
     assert set(host.ATOMS) == {"task", "retry"}
     assert all("kind" in by_engine.nodes[node] for node in by_engine)
@@ -490,6 +577,7 @@ def test_engine_keeps_what_host_uses(stock: Any) -> None:
     assert stock._storage_ensured is True
     assert stock._gather_statistics is True
     assert stock._flow_detail is stock.storage._flowdetail
+    assert stock._flow.name == stock.storage.flow_name
     assert stock._backend is None
     with stock._lock, stock._lock:
         pass
@@ -497,7 +585,6 @@ def test_engine_keeps_what_host_uses(stock: Any) -> None:
         (stock._change_state, ["state"]),
         (stock._ensure_storage, []),
         (stock._check_compilation, ["compilation"]),
-        (stock._compiler.compile, []),
     ):
         assert parameters(method) == expected
     assert "DELAYED" not in engine.ActionEngine.NO_RERAISING_STATES
@@ -717,3 +804,39 @@ def test_failure_type_names_may_be_given() -> None:
     assert made.check("Own") == "Own"
     failure.Failure.validate(made.to_dict())
     assert failure.Failure.from_dict(made.to_dict()).check("Own") == "Own"
+
+
+# -- arguments ---------------------------------------------------------------
+
+
+def test_storage_keeps_what_host_uses_to_find_arguments() -> None:
+    flow = linear_flow.Flow("flow").add(Noop("a", provides=("x", "y"), inject={"z": 3}))
+    engine = taskflow.engines.load(flow, store={"given": 1})
+    engine.compile()
+    engine.prepare()
+    kept = engine.storage
+    (provider,) = kept._reverse_mapping["y"]
+    assert (provider.name, provider.index) == ("a", 1)
+    assert kept._injected_args == {"a": {"z": 3}}
+    (given,) = kept._reverse_mapping["given"]
+    assert given.name == kept.injector_name
+    kept.inject({"brief": 2}, transient=True)
+    (brief,) = kept._reverse_mapping["brief"]
+    assert brief.name is storage._TRANSIENT_PROVIDER
+    assert kept._transients == {"brief": 2}
+    assert [host.is_injected(found) for found in (provider, given, brief)] == [False, True, True]
+    assert storage.META_INJECTED == "injected"
+    with pytest.raises(storage._EXTRACTION_EXCEPTIONS):
+        storage._item_from({}, "y")
+    assert storage._item_from([1, 2], 1) == 2
+
+
+def test_storage_adds_a_provider_once_however_many_there_are() -> None:
+    found: Any = host._Index().setdefault("x", [])
+    first, same = storage._Provider("a", 0), storage._Provider("a", 0)
+    found.append(first)
+    assert same in found
+    assert storage._Provider("b", 0) not in found
+    source = inspect.getsource(storage.Storage._set_result_mapping)
+    for line in ("_reverse_mapping.setdefault(name, [])", "not in entries", "entries.append"):
+        assert line in source
