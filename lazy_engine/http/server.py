@@ -25,7 +25,7 @@ class _Crowd:
     """The connections of a server that wait for a request.
 
     :param most: connections, of any kind, at the same time.
-    :param seconds: how long one may wait.
+    :param seconds: how long one may wait, or not read its answer.
     """
 
     def __init__(self, *, most: int, seconds: float) -> None:
@@ -50,15 +50,19 @@ class _Crowd:
 
 
 class _PatientProtocol(H11Protocol):
-    """Gives a client so long for the head of its next request, however it sends it.
+    """Gives a client so long for the head of its next request, and to read an answer.
 
     By itself uvicorn (0.54) waits for ever for the first request of a
-    connection, and for the rest of a head that has begun.
+    connection, for the rest of a head that has begun, and for a client that
+    does not read.
     """
 
     def __init__(self, *, crowd: _Crowd, **options: Any) -> None:
         super().__init__(**options)
         self._crowd = crowd
+        # Its own access log has paths with tokens in them, and minds no setting
+        # where logging is set up by others; Gate writes one without.
+        self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -78,6 +82,15 @@ class _PatientProtocol(H11Protocol):
         self._crowd.remove(self)
         super().on_response_complete()
         self._note()
+
+    def pause_writing(self) -> None:
+        # The other side does not read, and uvicorn would wait for it for ever.
+        self._unread_timer = self.loop.call_later(self._crowd.seconds, self.hang_up)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._unread_timer.cancel()
+        super().resume_writing()
 
     def hang_up(self) -> None:
         """Close the connection; what the other side does not read is thrown away."""
@@ -104,8 +117,8 @@ class Server:
     :param port: 0 takes a free one; see :attr:`url`.
     :param connections: how many at most. If there are more, those that have
         waited longest for a request go first.
-    :param head_seconds: how long a connection may wait for a request, and for
-        the whole head of one.
+    :param head_seconds: how long a connection may wait for a request, take for
+        the whole head of one, and leave an answer unread.
     :param drain_seconds: how long requests at work may take when it stops.
     :raises OSError: the address cannot be listened at.
     """
@@ -130,7 +143,6 @@ class Server:
             http=functools.partial(_PatientProtocol, crowd=crowd),  # type: ignore[arg-type]  # any callable does
             ws="none",
             lifespan="off",
-            # Its own access log has paths with tokens in them; Gate writes one without.
             access_log=False,
             log_config=None,
             server_header=False,
@@ -165,6 +177,11 @@ class Server:
     def is_running(self) -> bool:
         """Whether it still serves."""
         return self._thread.is_alive()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._server.server_state.connections)
 
     def stop(self) -> None:
         """Take no more requests, finish those at work, and end."""
