@@ -9,7 +9,6 @@ import hmac
 import io
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator
