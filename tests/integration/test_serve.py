@@ -19,6 +19,7 @@ from taskflow import states
 
 from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import ExitCode
+from tests.integration import wake_flows
 from tests.integration.parked import opened, park
 from tests.integration.test_cli import environment
 from tests.integration.test_conductor import open_board
@@ -87,9 +88,10 @@ def test_answer_by_http_runs_the_flow_on(url: str, store: Any) -> None:
         assert world.client.wait(world.flow_uuid, timeout_seconds=20) == states.SUCCESS
         issued = web.post(f"/v1/flows/{other.flow_uuid}/tasks/waits/token").document["token"]
         assert issued == other.token
-        # The watchdog inside sees to what comes by other ways.
-        other.client.complete(other.token, 1)
-        assert other.client.wait(other.flow_uuid, timeout_seconds=20) == states.SUCCESS
+        # The watchdog inside sees to what nobody delivers.
+        napping = world.client.submit(wake_flows.naps, store={"seconds": 0.1})
+        world.client.resume(napping)
+        assert world.client.wait(napping, timeout_seconds=20) == states.SUCCESS
         with web.open(b"GET /v1/fl") as _hanging:
             code, log = serve.stop()
     assert code == ExitCode.DONE
