@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from collections.abc import Awaitable, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
-from taskflow import states
 
-from lazy_engine import DELAYED, Client, errors
+from lazy_engine import Client, errors
 from lazy_engine.http import wire
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.body import StrictRoute
@@ -23,16 +23,8 @@ from lazy_engine.view import FlowView
 #: Says who had a token issued, at INFO.
 AUDIT_LOG = logging.getLogger("lazy_engine.http.audit")
 
-#: States that a flow may be lived in.
-_STATES = (
-    *(states.PENDING, states.RUNNING, DELAYED, states.SUSPENDED),
-    *(states.SUCCESS, states.FAILURE, states.REVERTED),
-)
-
+_Listed = TypeVar("_Listed")
 _Uuid = Annotated[str, Path(description="the flow's uuid")]
-_State = Annotated[str | None, Query(pattern=f"^({'|'.join(_STATES)})$", description="as lived")]
-_After = Annotated[str | None, Query(description="``next`` of the page before")]
-_Limit = Annotated[int, Query(ge=1, le=1000)]
 _bearer = HTTPBearer(auto_error=False, description="an operator's API key")
 
 
@@ -45,6 +37,8 @@ def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
     ) -> None:
         if not keys.allow(request.headers.get("authorization")):
             raise Refusal(Word.UNAUTHORIZED, "this needs an API key: Authorization: Bearer KEY")
+        if len(request.query_params.multi_items()) != len(request.query_params):
+            raise Refusal(Word.INVALID, "a name comes twice in the query")
 
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": wire.Problem} for status in (401, 408, 413, 415, 422, 503)
@@ -63,33 +57,16 @@ def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
 
 def _add_lists(router: APIRouter, client: Client, pool: Pool) -> None:
     @router.get("/flows", response_model=wire.FlowPage)
-    async def flows(
-        state: _State = None, incidents: bool = False, after: _After = None, limit: _Limit = 100
-    ) -> Answer:
+    async def flows(asked: Annotated[wire.FlowQuery, Query()]) -> Answer:
         """List flows: those that could not be run first, then the newest."""
-        call = pool.run(client.flows, state=state, incidents=incidents, after=after, limit=limit)
-        try:
-            found = await call
-        except ValueError:
-            raise _no_place() from None
-        return Answer({"flows": _documents(found), "next": _next(found, limit)})
+        found = await _listed(pool.run(client.flows, **asked.model_dump()))
+        return Answer({"flows": _documents(found), "next": _next(found, asked.limit)})
 
     @router.get("/delays", response_model=wire.DelayPage)
-    async def delays(
-        flow_uuid: str | None = None,
-        task_name: str | None = None,
-        after: _After = None,
-        limit: _Limit = 100,
-    ) -> Answer:
+    async def delays(asked: Annotated[wire.DelayQuery, Query()]) -> Answer:
         """List what waits for an answer, oldest first."""
-        call = pool.run(
-            client.delays, flow_uuid=flow_uuid, task_name=task_name, after=after, limit=limit
-        )
-        try:
-            found = await call
-        except ValueError:
-            raise _no_place() from None
-        return Answer({"delays": _documents(found), "next": _next(found, limit)})
+        found = await _listed(pool.run(client.delays, **asked.model_dump()))
+        return Answer({"delays": _documents(found), "next": _next(found, asked.limit)})
 
     @router.get("/flows/{uuid}", response_model=FlowView, responses=_UNKNOWN)
     async def flow(uuid: _Uuid) -> Answer:
@@ -133,13 +110,16 @@ def _add_wishes(router: APIRouter, client: Client, pool: Pool) -> None:
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": wire.Problem}}
 
 
-def _documents(found: Any) -> list[dict[str, Any]]:
+def _documents(found: Sequence[Any]) -> list[dict[str, Any]]:
     return [wire.document(each) for each in found]
 
 
-def _next(found: Any, limit: int) -> str | None:
+def _next(found: Sequence[Any], limit: int) -> str | None:
     return found[-1].place if len(found) == limit else None
 
 
-def _no_place() -> Refusal:
-    return Refusal(Word.INVALID, "after= takes the 'next' of a page of the same list")
+async def _listed(call: Awaitable[Sequence[_Listed]]) -> Sequence[_Listed]:
+    try:
+        return await call
+    except ValueError:
+        raise Refusal(Word.INVALID, "after= takes the 'next' of a page of the same list") from None

@@ -8,9 +8,10 @@ import datetime
 import enum
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import JSONResponse
 
 from lazy_engine import outcome, token
@@ -71,6 +72,37 @@ class SentReason(_Sent):
     """Why, for people."""
 
     reason: str | None = None
+
+
+# A query can leave a name out, and cannot say null.
+_LeftOut = SkipJsonSchema[None]
+
+
+class _Asked(pydantic.BaseModel):
+    # Not strict: all that a query has is text.
+    model_config = pydantic.ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    after: Annotated[str | _LeftOut, pydantic.Field(description="``next`` of the page before")] = (
+        None
+    )
+    limit: Annotated[int, pydantic.Field(ge=1, le=1000)] = 100
+
+
+class FlowQuery(_Asked):
+    """Which flows are listed."""
+
+    state: (
+        Literal["PENDING", "RUNNING", "DELAYED", "SUSPENDED", "SUCCESS", "FAILURE", "REVERTED"]
+        | _LeftOut
+    ) = None
+    incidents: bool = False
+
+
+class DelayQuery(_Asked):
+    """Which delays are listed."""
+
+    flow_uuid: str | _LeftOut = None
+    task_name: str | _LeftOut = None
 
 
 class ReceiptAnswer(pydantic.BaseModel):

@@ -463,6 +463,9 @@ def test_lists_come_in_pages(operator: Web, store: Any) -> None:
         assert operator.get(f"/v1/{name}?after=nonsense").status == 422
         assert operator.get(f"/v1/{name}?limit=0").status == 422
     assert operator.get("/v1/flows?state=SLEEPING").status == 422
+    assert operator.get("/v1/delays?task_name=a&task_name=b").status == 422
+    # Misspelt, it must not list everything.
+    assert operator.get("/v1/flows?stat=FAILURE").status == 422
 
 
 def test_lists_are_filtered(operator: Web, world: World) -> None:

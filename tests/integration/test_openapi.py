@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,13 +14,14 @@ import schemathesis
 from schemathesis import GenerationMode
 
 from lazy_engine import Client
-from lazy_engine.http import Limits, make_app
+from lazy_engine.http import make_app
 from lazy_engine.http.server import Server
 from tests.integration.parked import opened, park
 from tests.integration.web import Web
 
 SETTINGS = hypothesis.settings(
     max_examples=10,
+    derandomize=not os.environ.get("LAZY_ENGINE_TEST_RANDOM"),
     suppress_health_check=list(hypothesis.HealthCheck),
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
@@ -30,7 +32,7 @@ KEY = "operators-key-0123456789"
 def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with opened(f"sqlite:///{tmp_path_factory.mktemp('openapi') / 'lazy.sqlite'}") as store:
         world = park(store)
-        app = make_app(Client(store), api_keys=[KEY], limits=Limits(body_bytes=65536))
+        app = make_app(Client(store), api_keys=[KEY])
         with Server(app) as server:
             yield schemathesis.openapi.from_url(f"{server.url}/v1/openapi.json")
         # A stranger has changed nothing.
