@@ -120,16 +120,38 @@ class Client(Delivery, Inspection):
         :raises UnknownFlow: no such flow.
         :raises FlowIncident: its code cannot be loaded or does not fit.
         """
+        return self._run(flow_uuid, flow, ends_suspension=True)
+
+    def run_on(self, flow_uuid: str) -> str:
+        """Run a flow on as a conductor does: for a doorbell, and not for a person.
+
+        As :meth:`resume`, but a flow that was suspended goes on resting.
+
+        :returns: as :meth:`resume` does; ``"SUSPENDED"`` if it rests.
+        :raises UnknownFlow, FlowIncident: as :meth:`resume` does.
+        """
+        try:
+            return self._run(flow_uuid, None, ends_suspension=False)
+        except errors.FlowSuspended:
+            return str(states.SUSPENDED)
+
+    def _run(self, flow_uuid: str, flow: Any, *, ends_suspension: bool) -> str:
         detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)
-        engine.resume_suspended()
+        if ends_suspension:
+            engine.resume_suspended()
         try:
             return str(engine.run())
         except errors.FlowBusy:
             return str(states.RUNNING)
-        except (errors.Fenced, errors.FlowIncident, taskflow_exceptions.StorageFailure):
+        except (
+            errors.Fenced,
+            errors.FlowIncident,
+            errors.FlowSuspended,
+            taskflow_exceptions.StorageFailure,
+        ):
             raise
         except errors.FlowCancelled:
             return self._require(flow_uuid).state
@@ -169,6 +191,25 @@ class Client(Delivery, Inspection):
         """
         if self._ledger.set_wish(flow_uuid, r.WISH_SUSPEND, reason) is None:
             raise view.unknown_flow(flow_uuid)
+
+    def wake(self, flow_uuid: str) -> bool:
+        """End a flow's suspension, and ring for it whatever it waits for.
+
+        For those who may not, or cannot, run it themselves (see :meth:`resume`).
+        Safe to repeat: whoever got no answer asks again.
+
+        :returns: whether a wake is under way. False without a job board, for a
+            flow that is over, or that no conductor could make.
+        :raises UnknownFlow: no such flow.
+        """
+        record = self._ledger.set_wish(flow_uuid, None, None)
+        if record is None:
+            raise view.unknown_flow(flow_uuid)
+        if rules.is_over(record):
+            return False
+        if rules.has_owner(record, self._ledger.now()):
+            return True
+        return self._board is not None and record.has_factory and self._ring(record)
 
     def cancel(self, flow_uuid: str, reason: str) -> bool:
         """Call a flow off: revert all it has done, past every retry controller.

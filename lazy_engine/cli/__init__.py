@@ -21,6 +21,7 @@ from lazy_engine.cli import (
     flows,
     parser,
     purge,
+    serve,
     show,
     story,
     watch,
@@ -75,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     made: parser.Parser
 
     def add_commands(commands: parser.Commands) -> None:
-        for module in (flow, flows, show, delivery, watch, conductor, purge, doctor, story):
+        modules = (flow, flows, show, delivery, watch, conductor, serve, purge, doctor, story)
+        for module in modules:
             module.add(commands)
         completion.adder(lambda: made)(commands)
 

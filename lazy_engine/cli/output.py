@@ -12,14 +12,14 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-_TOKEN: Final = re.compile(r"lz1\.[A-Za-z0-9_.\-]+")
+from lazy_engine.token import mask
+
 _STYLES: Final[Mapping[str, str]] = {
     "good": "32",
     "bad": "31",
@@ -31,11 +31,6 @@ _STYLES: Final[Mapping[str, str]] = {
 #: How often it is said that something still goes on.
 _TELL_SECONDS: Final = 1.0
 _GLYPHS: Final = "├└│─✔✘◷▶·↺"
-
-
-def mask(text: str) -> str:
-    """Return *text* with every token in it made unreadable."""
-    return _TOKEN.sub("lz1.***", text)
 
 
 def printable(text: str) -> str:

@@ -44,12 +44,16 @@ class Session:
         self.jobboard = jobboard
         self._closing = contextlib.ExitStack()
         for address in (persistence, jobboard):
-            for secret in _passwords(address):
-                output.hide(secret)
+            self.hide_passwords(address)
 
     def close(self) -> None:
         """Close what was opened."""
         self._closing.close()
+
+    def hide_passwords(self, address: str | None) -> None:
+        """Have no error repeat the passwords of a server's address."""
+        for secret in _passwords(address):
+            self.output.hide(secret)
 
     @property
     def store_name(self) -> str:

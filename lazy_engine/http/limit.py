@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a stranger may ask for at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+#: Most outcomes in one batch.
+MAX_BATCH: Final = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on what requests may take.
+
+    :ivar body_bytes: longest body; the store's own limit on an outcome comes after.
+    :ivar body_seconds: in which the whole body has to arrive.
+    :ivar delivery_threads: how many deliveries are in the store at the same time.
+    :ivar operator_threads: the same for the operators' endpoints, apart, so that a
+        long list holds up no delivery.
+    :ivar waiting: how many requests wait for one of these threads, of each sort;
+        those after them are told to come again (503).
+    :ivar waiting_seconds: how long one waits for a thread before it is told so.
+    """
+
+    body_bytes: int = 2 * 1024 * 1024
+    body_seconds: float = 10.0
+    delivery_threads: int = 8
+    operator_threads: int = 2
+    waiting: int = 512
+    waiting_seconds: float = 10.0
