@@ -25,6 +25,7 @@ from lazy_engine.cli.output import Output
 from lazy_engine.cli.session import Session
 from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger.record import Newcomer, Taken
+from tests.integration import command
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -89,7 +90,7 @@ not_a_function = 1
 """
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-Answer = subprocess.CompletedProcess[str]
+Answer = command.Answer
 Run = Callable[..., Answer]
 
 
@@ -105,14 +106,8 @@ def run(tmp_path: pathlib.Path, sqlite_url: str) -> Run:
 
     def call(*words: str, exits: int = 0, stdin: str = "", **variables: str) -> Answer:
         variables = {"LAZY_ENGINE_PERSISTENCE": sqlite_url, **variables}
-        answer = subprocess.run(
-            [sys.executable, "-m", "lazy_engine.cli", *words],
-            cwd=tmp_path,
-            env=environment(**variables),
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
+        answer = command.run(
+            words, directory=tmp_path, environment=environment(**variables), stdin=stdin
         )
         assert answer.returncode == exits, answer.stdout + answer.stderr
         if "--debug" not in words:

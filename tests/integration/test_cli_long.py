@@ -194,7 +194,7 @@ echo "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["co"], "complete conductor completion"),
+        (["co"], "complete conductor completion consume"),
         (["purge", "--fin"], "--finished-before"),
         (["flows", "--state", "S"], "SUSPENDED SUCCESS"),
     ],

@@ -21,6 +21,7 @@ import taskflow.engines
 from taskflow import states
 from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
+from taskflow.jobs import base as jobs_base
 from taskflow.persistence import backends, models
 from taskflow.utils import persistence_utils
 
@@ -343,7 +344,11 @@ def test_conductor_does_not_look_for_jobs_that_are_gone() -> None:
     backend = backends.fetch({"connection": "memory://"})
     with contextlib.closing(backend):
         conductor = conductors.fetch(
-            "lazy", "tests", mock.Mock(), persistence=backend, wait_timeout=7.0
+            "lazy",
+            "tests",
+            mock.Mock(spec=jobs_base.NotifyingJobBoard),
+            persistence=backend,
+            wait_timeout=7.0,
         )
         assert conductor._look_seconds() == 7.0
         now = time.monotonic()
