@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
+from lazy_engine.ledger.sql_statement import Statement
 
 T = TypeVar("T")
 
@@ -44,6 +45,10 @@ _GONE_NUMBERS: Final = (1053, 1047)
 #: writes first makes the transactions of a flow serial; what it reads after that
 #: must be what the one before it has committed.
 _ISOLATION: Final = "READ COMMITTED"
+
+
+_BEGIN_WRITING: Final = Statement(sa.text("BEGIN IMMEDIATE"))
+_BEGIN_READING: Final = Statement(sa.text("BEGIN"))
 
 
 def is_in_memory(url: sa.URL) -> bool:
@@ -140,7 +145,7 @@ class Transactor:
                 contextlib.nullcontext() if is_lasting else _hurried(connection),
                 connection.begin(),
             ):
-                self._begin(connection, "BEGIN IMMEDIATE")
+                self._begin(connection, _BEGIN_WRITING)
                 return work(connection)
 
         return self._repeat(attempt)
@@ -153,12 +158,12 @@ class Transactor:
 
         def attempt() -> T:
             with self.engine.connect() as connection, connection.begin():
-                self._begin(connection, "BEGIN")
+                self._begin(connection, _BEGIN_READING)
                 return work(connection)
 
         return self._repeat(attempt)
 
-    def _begin(self, connection: sa.Connection, statement: str) -> None:
+    def _begin(self, connection: sa.Connection, statement: Statement) -> None:
         """Begin a transaction of SQLite, which its driver leaves to us here.
 
         A writing one begins with ``BEGIN IMMEDIATE``: a lock taken at the first
@@ -166,7 +171,7 @@ class Transactor:
         by an event of SQLAlchemy's, for which it would look at each statement.
         """
         if self._is_sqlite:
-            connection.exec_driver_sql(statement)
+            statement.run(connection)
 
     def _repeat(self, attempt: Callable[[], T]) -> T:
         for pause in _pauses():
