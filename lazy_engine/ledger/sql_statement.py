@@ -223,7 +223,7 @@ class _Plan:
 def _is_observed(connection: sa.Connection) -> bool:
     """Whether somebody wants to be told of each statement."""
     engine = connection.engine
-    heard = engine.dispatch
+    heard: Any = engine.dispatch  # empty while nobody listens
     return (
         any(getattr(heard, name) for name in _LISTENED_TO)
         or bool(connection.dialect.dispatch.handle_error)
