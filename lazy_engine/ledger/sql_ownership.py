@@ -80,7 +80,8 @@ class SqlOwnership(SqlBook):
         if dead_epoch is not None:
             is_free = sa.or_(is_free, flows.c.epoch == open_value("dead_epoch"))
         wanted = sa.and_(flows.c.flow_uuid == open_value("flow_uuid"), is_free)
-        has_ended = flows.c.state.in_(sorted(rules.FINAL_STATES))
+        # Not IN: SQLAlchemy would write its list out each time.
+        has_ended = sa.or_(*(flows.c.state == state for state in sorted(rules.FINAL_STATES)))
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
         if not request.resumes:
