@@ -235,5 +235,4 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
 
     def close(self) -> None:
         self.keeper.close()
-        if self._owns_engine:
-            self._transactor.close()
+        self._transactor.close(disposes=self._owns_engine)

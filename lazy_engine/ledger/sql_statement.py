@@ -16,6 +16,7 @@ What stands for the time is worked out when a statement is carried out (see
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -285,9 +286,11 @@ def _as_sqlalchemy_would(connection: sa.Connection, raw: Any, error: Exception) 
         return error
     is_gone = dialect.is_disconnect(error, raw, None)
     if is_gone:
+        # SQLAlchemy finds out by itself, and then trusts none of the connections in its
+        # pool, which were opened to the same server.
+        with contextlib.suppress(sa_exc.SQLAlchemyError):
+            connection.exec_driver_sql("SELECT 1")
         connection.invalidate(error)
-        # The others in the pool were opened to the same server.
-        connection.engine.dispose()
     wrapped: Exception = sa_exc.DBAPIError.instance(
         None,
         None,

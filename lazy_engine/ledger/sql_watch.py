@@ -36,7 +36,7 @@ class SqlWatch(SqlBook):
             left = [at - now for at, now in rows if at is not None]
             return min(left) / 1e6 if left else None
 
-        return self._transactor.read(work)
+        return self._transactor.look(work)
 
     # Built once: a watchdog asks them more than once a second, for years.
 
