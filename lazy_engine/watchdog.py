@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Time between two rounds: a delay may be opened by anybody, and be due sooner
+#: Time between two looks: a delay may be opened by anybody, and be due sooner
 #: than all that was known at the last look.
 PERIOD_SECONDS: Final = 0.75
+
+#: How many looks are one round of the periodic worker's, which takes as long as
+#: a look to find out that its only work is due.
+_LOOKS_PER_ROUND: Final = 40
 
 #: How often a store that does not answer is said to do so.
 _COMPLAIN_EVERY: Final = 60
@@ -88,7 +92,12 @@ class Watchdog:
 
     def _round(self) -> None:
         try:
-            self._see_to_what_is_due(time.monotonic() + self._period_seconds)
+            for looks_left in reversed(range(_LOOKS_PER_ROUND)):
+                end = time.monotonic() + self._period_seconds
+                self._see_to_what_is_due(end)
+                self._failures = 0
+                if not looks_left or self._is_ending.wait(max(0.0, end - time.monotonic())):
+                    return
         except errors.StoreUnavailable as error:
             # The store may be restarting; what is due stays due.
             if self._failures % _COMPLAIN_EVERY == 0:
@@ -97,8 +106,6 @@ class Watchdog:
         except Exception:
             # The thread must live: every deadline hangs on it.
             LOG.exception("a round of the watchdog failed")
-        else:
-            self._failures = 0
 
     def _see_to_what_is_due(self, end: float) -> None:
         """Sweep now and at each time known to be due before *end*, of ``time.monotonic``."""

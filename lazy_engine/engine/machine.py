@@ -26,7 +26,7 @@ from futurist import waiters
 from taskflow import states
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import errors, host
+from lazy_engine import errors, host, outcome
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine.completer import LazyCompleter
 from lazy_engine.engine.probe import Probes
@@ -212,12 +212,13 @@ class Machine:
     def _wait(self, _old: str, _new: str, _event: str) -> str:
         memory = self.memory
         if memory.not_done and not all(future.done() for future in memory.not_done):
-            self._settle_turn()
+            self._settle_turn(blocks=True)
             self._wait_for_futures()
         elif memory.not_done:
             memory.done.update(memory.not_done)
             memory.not_done.clear()
         elif self._lingers():
+            self._settle_turn(blocks=True)
             self._linger()
         return _ANALYZE
 
@@ -337,8 +338,18 @@ class Machine:
         atom = self._runtime.atom_of(record.key.atom_uuid)
         if self._storage.get_atom_state(atom.name) != DELAYED:
             self._outbox.withdraw(atom.name, states.FAILURE)
+        is_alone = not self._storage.must_write
         is_complete = self._try(atom, lambda: self._completer.complete_arrival(atom, record))
+        if is_alone and self._has_result(atom, record):
+            self._storage.write_later(atom.name, record.key)
         return self._after(atom) if is_complete else set()
+
+    def _has_result(self, atom: host.Atom, record: r.DelayRecord) -> bool:
+        return (
+            record.outcome is not None
+            and record.outcome.kind == outcome.RESULT
+            and self._storage.get_atom_state(atom.name) == states.SUCCESS
+        )
 
     def _try(
         self, atom: host.Atom, complete: Callable[[], taskflow_failure.Failure | None]
@@ -425,9 +436,12 @@ class Machine:
 
     # -- committing and waiting -------------------------------------------
 
-    def _settle_turn(self) -> None:
-        """Commit what must be durable now, then tell about it."""
-        if self._storage.must_write:
+    def _settle_turn(self, *, blocks: bool = False) -> None:
+        """Commit what must be durable now, then tell about it.
+
+        :param blocks: the engine is about to wait, for who knows how long.
+        """
+        if self._storage.should_write if blocks else self._storage.must_write:
             self._commit(None)
         self._probes.collect()
         self._outbox.send()

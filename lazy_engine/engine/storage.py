@@ -81,6 +81,7 @@ class LazyStorage(ArgumentStorage):
         self._absorbed: dict[token.DelayKey, None] = {}
         self._closed: dict[tuple[str, str], r.DelayClosing] = {}
         self._probed: dict[token.DelayKey, r.DelayProbing] = {}
+        self._later: dict[token.DelayKey, r.AtomChange] = {}
         self._must_write = False
 
     # -- what TaskFlow writes ---------------------------------------------
@@ -315,8 +316,29 @@ class LazyStorage(ArgumentStorage):
 
     @property
     def must_write(self) -> bool:
-        """Whether there is anything that must be durable before the engine blocks."""
+        """Whether there is anything that must be durable before another task begins."""
         return self._must_write
+
+    @property
+    def should_write(self) -> bool:
+        """Whether there is anything that is to be durable before the engine blocks."""
+        return self._must_write or bool(self._absorbed)
+
+    def write_later(self, task_name: str, key: token.DelayKey) -> None:
+        """Let a task begin before what was absorbed just now is durable.
+
+        For a result from outside, before which nothing had to be written: it lies
+        in the ledger, where nothing replaces it, so whoever runs the flow after a
+        crash absorbs the same. It is kept as it is now, for the keeper to write.
+        """
+        with self.lock.write_lock():
+            detail = self.atom_detail(task_name)
+            self._later[key] = r.AtomChange(
+                detail=detail.copy(),
+                columns=frozenset(self._dirty[detail.uuid]),
+                encoded_results=self._encoded.get(detail.uuid),
+            )
+            self._must_write = False
 
     def changes(self, ending_state: str | None = None) -> r.Changes:
         """Return all that is buffered; it stays buffered until :meth:`settle`.
@@ -343,8 +365,9 @@ class LazyStorage(ArgumentStorage):
     def begun_marks(self) -> r.Changes | None:
         """Return the buffered marks and progress of tasks at work, if any.
 
-        A task at work has seen nothing that is not durable, so its own marks
-        may be written ahead of the rest of the buffer.
+        A task at work has seen nothing but what is durable and what was absorbed
+        since; so with the latter its own marks may be written ahead of the rest of
+        the buffer.
         """
         with self.lock.write_lock():
             if self._new:
@@ -355,15 +378,20 @@ class LazyStorage(ArgumentStorage):
                 if self._detail(uuid).state in (states.RUNNING, states.REVERTING)
                 and columns <= _MARKS
             }
-            if not marks:
+            if not marks and not self._later:
                 return None
+            later, self._later = self._later, {}
             changes = r.Changes(
                 flow=self.flow_detail.copy(retain_contents=False),
                 open_delays=len(self.delayed_tasks()) - len(self._opened),
                 atoms=[
-                    r.AtomChange(detail=change.detail.copy(), columns=change.columns)
-                    for change in self._changed(marks)
+                    *later.values(),
+                    *(
+                        r.AtomChange(detail=change.detail.copy(), columns=change.columns)
+                        for change in self._changed(marks)
+                    ),
                 ],
+                absorbed=list(later),
             )
             for uuid in marks:
                 del self._dirty[uuid]
@@ -372,8 +400,12 @@ class LazyStorage(ArgumentStorage):
     def keep_marks(self, changes: r.Changes) -> None:
         """Buffer marks again whose writing failed."""
         with self.lock.write_lock():
+            absorbed = {key.atom_uuid: key for key in changes.absorbed}
             for change in changes.atoms:
-                self._dirty[change.detail.uuid] |= change.columns
+                if key := absorbed.get(change.detail.uuid):
+                    self._later[key] = change
+                else:
+                    self._dirty[change.detail.uuid] |= change.columns
 
     def _detail(self, uuid: str) -> models.AtomDetail:
         return self.flow_detail.find(uuid)

@@ -64,6 +64,7 @@ class Keeper:
         self._holds: set[Hold] = set()
         self._thread: threading.Thread | None = None
         self._wakes_at = 0.0
+        self._idle_since = 0.0
 
     def hold(self, hold: Hold) -> None:
         """Take a lease into care."""
@@ -82,7 +83,10 @@ class Keeper:
         """Stop caring for a lease; it is neither renewed nor released."""
         with self._changed:
             self._holds.discard(hold)
-            if not self._holds and self._wakes_at > time.monotonic() + _IDLE_SECONDS:
+            if self._holds:
+                return
+            self._idle_since = time.monotonic()
+            if self._wakes_at > self._idle_since + _IDLE_SECONDS:
                 # So that the thread ends soon. Not each time: whoever runs one short
                 # flow after the other would pay for two changes of threads each.
                 self._changed.notify_all()
@@ -101,13 +105,12 @@ class Keeper:
             thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
-        idle_since = time.monotonic()
         while True:
             with self._changed:
                 now = time.monotonic()
-                if self._holds:
-                    idle_since = now
-                elif now - idle_since >= _IDLE_SECONDS:
+                # Not since this thread saw a lease last: it looks rarely, and short flows
+                # may have come and gone meanwhile.
+                if not self._holds and now - self._idle_since >= _IDLE_SECONDS:
                     self._thread = None
                     return
                 due = [h for h in self._holds if min(h.renew_due, h.flush_due) <= now]

@@ -153,12 +153,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
     def submit(self, submission: r.Submission) -> tuple[r.FlowRecord, bool]:
         def work(connection: sa.Connection) -> tuple[r.FlowRecord, bool]:
             detail, book = submission.detail, submission.book
-            touched = connection.execute(
-                sa.update(self._flows)
-                .where(self._flows.c.flow_uuid == detail.uuid)
-                .values(changed_at=self._flows.c.changed_at)
-            ).rowcount
-            if touched:
+            if self._touch(connection, detail.uuid):
                 row = self._row(connection, detail.uuid)
                 assert row is not None
                 return row[0], False
@@ -240,5 +235,4 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
 
     def close(self) -> None:
         self.keeper.close()
-        if self._owns_engine:
-            self._transactor.close()
+        self._transactor.close(disposes=self._owns_engine)

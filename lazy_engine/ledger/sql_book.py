@@ -21,7 +21,7 @@ from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_delay import DelayRows
 from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_schema import Tables
-from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
+from lazy_engine.ledger.sql_statement import Answer, Statements, open_value, open_values
 
 
 class SqlBook:
@@ -58,14 +58,13 @@ class SqlBook:
                 self._flows.c.flow_uuid == open_value("flow_uuid")
             ),
         )
-        return self._read_row(connection.execute(statement, values({"flow_uuid": flow_uuid})))
+        return self._read_row(statement.run(connection, {"flow_uuid": flow_uuid}))
 
     @staticmethod
-    def _read_row(result: sa.CursorResult[Any]) -> tuple[r.FlowRecord, int] | None:
-        found = result.first()
-        if found is None:
-            return None
-        return sql_row.to_flow(found._mapping), int(found[-1])
+    def _read_row(answer: Answer) -> tuple[r.FlowRecord, int] | None:
+        for row in answer.mappings():
+            return sql_row.to_flow(row), int(row["now"])
+        return None
 
     def _write_row(
         self,
@@ -84,36 +83,41 @@ class SqlBook:
         """
         if not self._returns:
             statement = self._statements.once(key, make)
-            written = bool(connection.execute(statement, values(given)).rowcount)
+            written = bool(statement.run(connection, given).count)
             return written, self._row(connection, given["flow_uuid"])
         statement = self._statements.once(key, lambda: make().returning(*self._whole_row))
-        row = self._read_row(connection.execute(statement, values(given)))
+        row = self._read_row(statement.run(connection, given))
         if row is not None:
             return True, row
         return False, self._row(connection, given["flow_uuid"])
 
     def _insert_row(self, connection: sa.Connection, record: r.FlowRecord) -> None:
         statement = self._statements.once("insert", lambda: sa.insert(self._flows))
-        connection.execute(statement, sql_row.from_flow(record))
+        statement.run(connection, sql_row.from_flow(record))
 
     def _now_in(self, connection: sa.Connection) -> int:
-        statement = self._statements.once("now", lambda: sa.select(self._clock()))
-        return int(connection.execute(statement).scalar_one())
+        statement = self._statements.once("now", lambda: sa.select(self._clock().label("now")))
+        return int(statement.run(connection).rows[0][0])
 
     def _lock(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord | None, int]:
         """Begin a transaction of a flow as all begin, by writing its row; return it, and now."""
-        flows = self._flows
         _written, row = self._write_row(
-            connection,
-            "lock",
-            lambda: (
-                sa.update(flows)
-                .where(flows.c.flow_uuid == open_value("flow_uuid"))
-                .values(changed_at=flows.c.changed_at)
-            ),
-            {"flow_uuid": flow_uuid},
+            connection, "lock", self._touching, {"flow_uuid": flow_uuid}
         )
         return row or (None, 0)
+
+    def _touch(self, connection: sa.Connection, flow_uuid: str) -> bool:
+        """Write a flow's row as it is; return whether there is one."""
+        statement = self._statements.once("touch", self._touching)
+        return bool(statement.run(connection, {"flow_uuid": flow_uuid}).count)
+
+    def _touching(self) -> sa.Update:
+        flows = self._flows
+        return (
+            sa.update(flows)
+            .where(flows.c.flow_uuid == open_value("flow_uuid"))
+            .values(changed_at=flows.c.changed_at)
+        )
 
     def _fire(
         self,
@@ -146,7 +150,7 @@ class SqlBook:
                 .values(open_values(changed))
             ),
         )
-        connection.execute(statement, values({**changed, "flow_uuid": before.flow_uuid}))
+        statement.run(connection, {**changed, "flow_uuid": before.flow_uuid})
 
     def _set(
         self, flow_uuid: str, *conditions: sa.ColumnElement[bool], **columns: Any

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
+from lazy_engine.ledger.sql_statement import Statement
 
 T = TypeVar("T")
 
@@ -44,6 +46,10 @@ _GONE_NUMBERS: Final = (1053, 1047)
 #: writes first makes the transactions of a flow serial; what it reads after that
 #: must be what the one before it has committed.
 _ISOLATION: Final = "READ COMMITTED"
+
+
+_BEGIN_WRITING: Final = Statement(sa.text("BEGIN IMMEDIATE"))
+_BEGIN_READING: Final = Statement(sa.text("BEGIN"))
 
 
 def is_in_memory(url: sa.URL) -> bool:
@@ -115,6 +121,8 @@ class Transactor:
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._pid = os.getpid()
+        self._looking = threading.Lock()
+        self._looker: tuple[int, sa.Connection] | None = None
 
     @property
     def engine(self) -> sa.Engine:
@@ -140,7 +148,7 @@ class Transactor:
                 contextlib.nullcontext() if is_lasting else _hurried(connection),
                 connection.begin(),
             ):
-                self._begin(connection, "BEGIN IMMEDIATE")
+                self._begin(connection, _BEGIN_WRITING)
                 return work(connection)
 
         return self._repeat(attempt)
@@ -153,12 +161,47 @@ class Transactor:
 
         def attempt() -> T:
             with self.engine.connect() as connection, connection.begin():
-                self._begin(connection, "BEGIN")
+                self._begin(connection, _BEGIN_READING)
                 return work(connection)
 
         return self._repeat(attempt)
 
-    def _begin(self, connection: sa.Connection, statement: str) -> None:
+    def look(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run *work*, one statement that only reads, outside of any transaction.
+
+        On a connection that is kept for it, out of the pool: a watchdog that finds
+        nothing would otherwise spend most of its time on getting one.
+
+        :raises StoreUnavailable: the store cannot be read.
+        """
+        with self._looking:
+            if self._looker is None or self._looker[0] != os.getpid():
+                self._looker = (os.getpid(), self._open_looker())
+            try:
+                return work(self._looker[1])
+            except sa_exc.SQLAlchemyError:
+                self._drop_looker()  # and read as anybody does, and again if that helps
+        return self.read(work)
+
+    def _open_looker(self) -> sa.Connection:
+        connection = self.engine.connect()
+        try:
+            if not self._is_sqlite:  # which begins none by itself here
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.detach()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _drop_looker(self) -> None:
+        if self._looker is not None:
+            pid, connection = self._looker
+            self._looker = None
+            if pid == os.getpid():
+                connection.close()
+
+    def _begin(self, connection: sa.Connection, statement: Statement) -> None:
         """Begin a transaction of SQLite, which its driver leaves to us here.
 
         A writing one begins with ``BEGIN IMMEDIATE``: a lock taken at the first
@@ -166,7 +209,7 @@ class Transactor:
         by an event of SQLAlchemy's, for which it would look at each statement.
         """
         if self._is_sqlite:
-            connection.exec_driver_sql(statement)
+            statement.run(connection)
 
     def _repeat(self, attempt: Callable[[], T]) -> T:
         for pause in _pauses():
@@ -178,9 +221,15 @@ class Transactor:
             time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def close(self) -> None:
-        """Close every pooled connection."""
-        self._engine.dispose()
+    def close(self, *, disposes: bool) -> None:
+        """Close every connection that no one else uses.
+
+        :param disposes: those in the pool as well.
+        """
+        with self._looking:
+            self._drop_looker()
+        if disposes:
+            self._engine.dispose()
 
 
 @contextlib.contextmanager

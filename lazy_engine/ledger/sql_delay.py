@@ -13,7 +13,7 @@ from lazy_engine import terms
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import Desk
-from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
+from lazy_engine.ledger.sql_statement import Statement, Statements, open_value, open_values
 from lazy_engine.token import EXECUTE, DelayKey
 
 _KEY = ("flow_uuid", "atom_uuid", "kind", "attempt")
@@ -34,25 +34,39 @@ class DelayRows:
 
     def find(self, connection: sa.Connection, keys: Sequence[DelayKey]) -> list[r.DelayRecord]:
         """Return the records that exist for keys of one flow."""
+        if len(keys) == 1:
+            answer = self._find_one.run(connection, _named(keys[0]))
+            return [sql_row.to_delay(row) for row in answer.mappings()]
+        found: list[r.DelayRecord] = []
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            atom_uuids = [key.atom_uuid for key in chunk]
+            answer = self._find_some.run(
+                connection, {"flow_uuid": chunk[0].flow_uuid, "atom_uuids": atom_uuids}
+            )
+            wanted = set(chunk)
+            records = (sql_row.to_delay(row) for row in answer.mappings())
+            found.extend(record for record in records if record.key in wanted)
+        return found
+
+    @property
+    def _find_one(self) -> Statement:
         c = self._table.c
-        statement = self._statements.once(
-            "find",
+        return self._statements.once(
+            "find one",
+            lambda: sa.select(self._table).where(*(c[name] == open_value(name) for name in _KEY)),
+        )
+
+    @property
+    def _find_some(self) -> Statement:
+        c = self._table.c
+        return self._statements.once(
+            "find some",
             lambda: sa.select(self._table).where(
                 c.flow_uuid == open_value("flow_uuid"),
                 c.atom_uuid.in_(open_value("atom_uuids", expanding=True)),
             ),
         )
-        found: list[r.DelayRecord] = []
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
-            atom_uuids = [key.atom_uuid for key in chunk]
-            rows = connection.execute(
-                statement, values({"flow_uuid": chunk[0].flow_uuid, "atom_uuids": atom_uuids})
-            )
-            wanted = set(chunk)
-            records = (sql_row.to_delay(row._mapping) for row in rows)
-            found.extend(record for record in records if record.key in wanted)
-        return found
 
     def unabsorbed(
         self, connection: sa.Connection, flow_uuid: str, *, with_early: bool
@@ -76,8 +90,8 @@ class DelayRows:
                 .order_by(c.arrival_number)
             ),
         )
-        rows = connection.execute(statement, values({"flow_uuid": flow_uuid}))
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        answer = statement.run(connection, {"flow_uuid": flow_uuid})
+        return [sql_row.to_delay(row) for row in answer.mappings()]
 
     def of_flow(self, connection: sa.Connection, flow_uuid: str) -> list[r.DelayRecord]:
         """Return all of a flow's delays, oldest first."""
@@ -116,10 +130,9 @@ class DelayRows:
         """Write a turn's changes to the flow's delays."""
         c = self._table.c
         if changes.opened:
-            connection.execute(
-                # Where an outcome came first there is a row, which does not wait.
-                self._upsert("opened_at", "details", "terms", "timeout_at"),
-                [sql_row.from_delay(opening.open(now)) for opening in changes.opened],
+            # Where an outcome came first there is a row, which does not wait.
+            self._upsert("opened_at", "details", "terms", "timeout_at").run_many(
+                connection, [sql_row.from_delay(opening.open(now)) for opening in changes.opened]
             )
         if changes.absorbed:
             at = open_value("now", type_=sa.BigInteger)
@@ -131,8 +144,8 @@ class DelayRows:
                     .values(absorbed_at=at, opened_at=sa.func.coalesce(c.opened_at, at))
                 ),
             )
-            connection.execute(
-                statement, [values({**_named(key), "now": now}) for key in changes.absorbed]
+            statement.run_many(
+                connection, [{**_named(key), "now": now} for key in changes.absorbed]
             )
         self.close(connection, flow_uuid, changes.closed, now)
         if changes.probed:
@@ -183,7 +196,7 @@ class DelayRows:
                 "closed_at": now,
                 "close_reason": closing.reason,
             }
-            connection.execute(statement, values(given))
+            statement.run(connection, given)
 
     def write(self, connection: sa.Connection, records: Sequence[r.DelayRecord]) -> None:
         """Write delays whose rows exist, as a whole."""
@@ -200,7 +213,7 @@ class DelayRows:
                 .values(open_values(others))
             ),
         )
-        connection.execute(statement, [values(row) for row in rows])
+        statement.run_many(connection, rows)
 
     def due(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
         """Return a flow's delays whose timers are due."""
@@ -211,8 +224,8 @@ class DelayRows:
                 c.flow_uuid == open_value("flow_uuid"), c.due_at <= open_value("now")
             ),
         )
-        rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        answer = statement.run(connection, {"flow_uuid": flow_uuid, "now": now})
+        return [sql_row.to_delay(row) for row in answer.mappings()]
 
     def for_owner(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
         """Return what a flow's new owner has to know, in the order of arrival.
@@ -238,8 +251,8 @@ class DelayRows:
                 .order_by(c.arrival_number)
             ),
         )
-        rows = connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
-        return [sql_row.to_delay(row._mapping) for row in rows]
+        answer = statement.run(connection, {"flow_uuid": flow_uuid, "now": now})
+        return [sql_row.to_delay(row) for row in answer.mappings()]
 
     def cancel_open(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
         """Close what waits in ``execute`` and has no outcome."""
@@ -274,9 +287,8 @@ class DelayRows:
             (("late_kind", "late_body", "late_digest", "late_at"), desk.late),
         ):
             if records:
-                connection.execute(
-                    self._upsert(*columns),
-                    [sql_row.from_delay(record) for record in records.values()],
+                self._upsert(*columns).run_many(
+                    connection, [sql_row.from_delay(record) for record in records.values()]
                 )
 
     def close_all(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
@@ -295,13 +307,13 @@ class DelayRows:
                 )
             ),
         )
-        connection.execute(statement, values({"flow_uuid": flow_uuid, "now": now}))
+        statement.run(connection, {"flow_uuid": flow_uuid, "now": now})
 
     def delete(self, connection: sa.Connection, flow_uuid: str) -> None:
         """Delete every delay of a flow."""
         connection.execute(sa.delete(self._table).where(self._table.c.flow_uuid == flow_uuid))
 
-    def _upsert(self, *columns: str) -> Any:
+    def _upsert(self, *columns: str) -> Statement:
         """Return an insert that, where the delay has a row, sets *columns* of it."""
         return self._statements.once(("upsert", *columns), lambda: self._make_upsert(columns))
 

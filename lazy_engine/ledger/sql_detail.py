@@ -22,7 +22,7 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import storable
 from lazy_engine.ledger.sql_schema import Tables
-from lazy_engine.ledger.sql_statement import Statements, open_value, open_values, values
+from lazy_engine.ledger.sql_statement import Statements, open_value, open_values
 
 
 class DetailRows:
@@ -73,10 +73,9 @@ class DetailRows:
             "read_flow",
             lambda: sa.select(c.uuid, c.name, c.state, c.meta).where(c.uuid == open_value("uuid")),
         )
-        found = connection.execute(statement, values({"uuid": flow_uuid})).first()
-        if found is None:
+        row = next(statement.run(connection, {"uuid": flow_uuid}).mappings(), None)
+        if row is None:
             return None
-        row = dict(found._mapping)
         row["meta"] = self.loads(row["meta"])
         detail = models.FlowDetail.from_dict(row)
         atoms = self._tables.atomdetails
@@ -84,8 +83,8 @@ class DetailRows:
             "read_atoms",
             lambda: sa.select(atoms).where(atoms.c.parent_uuid == open_value("uuid")),
         )
-        for atom_row in connection.execute(statement, values({"uuid": flow_uuid})):
-            detail.add(self._atom_from(dict(atom_row._mapping)))
+        for atom_row in statement.run(connection, {"uuid": flow_uuid}).mappings():
+            detail.add(self._atom_from(atom_row))
         return detail
 
     def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:
@@ -115,7 +114,7 @@ class DetailRows:
                 .where(flows.c.uuid == open_value("uuid"))
             ),
         )
-        row = connection.execute(statement, values({"uuid": flow_uuid})).first()
+        row = statement.run(connection, {"uuid": flow_uuid}).first()
         return None if row is None else (row[0], row[1])
 
     def atom_states(
@@ -129,7 +128,7 @@ class DetailRows:
                 c.uuid.in_(open_value("uuids", expanding=True))
             ),
         )
-        rows = connection.execute(statement, values({"uuids": list(atom_uuids)}))
+        rows = statement.run(connection, {"uuids": list(atom_uuids)}).rows
         return {row[0]: (row[1], row[2], self.loads(row[3]) or {}) for row in rows}
 
     def write_progress(
@@ -149,8 +148,8 @@ class DetailRows:
     ) -> None:
         """Store a new flow detail (without atoms) in a logbook of its own."""
         now = _utc_now()
-        connection.execute(
-            self._statements.once("book", lambda: sa.insert(self._tables.logbooks)),
+        self._statements.once("book", lambda: sa.insert(self._tables.logbooks)).run(
+            connection,
             {
                 "uuid": book.uuid,
                 "name": book.name,
@@ -158,8 +157,8 @@ class DetailRows:
                 "created_at": now,
             },
         )
-        connection.execute(
-            self._statements.once("flow", lambda: sa.insert(self._tables.flowdetails)),
+        self._statements.once("flow", lambda: sa.insert(self._tables.flowdetails)).run(
+            connection,
             {
                 "uuid": detail.uuid,
                 "name": detail.name,
@@ -189,11 +188,12 @@ class DetailRows:
                 "meta": self.dumps(changes.flow.meta),
                 "updated_at": now,
             }
-            connection.execute(statement, values(given))
+            statement.run(connection, given)
         created = [change for change in changes.atoms if change.is_new]
         if created:
-            connection.execute(
-                self._statements.once("atoms", lambda: sa.insert(self._tables.atomdetails)),
+            statement = self._statements.once("atoms", lambda: sa.insert(self._tables.atomdetails))
+            statement.run_many(
+                connection,
                 [self._created_row(change, changes.flow.uuid, now) for change in created],
             )
         by_columns: dict[frozenset[str], list[r.AtomChange]] = collections.defaultdict(list)
@@ -233,17 +233,17 @@ class DetailRows:
                 .values(open_values([*columns, "updated_at"]))
             ),
         )
-        rows = [
-            values(
+        statement.run_many(
+            connection,
+            [
                 {
                     "uuid": change.detail.uuid,
                     "updated_at": now,
                     **self._encode(change, columns),
                 }
-            )
-            for change in changes
-        ]
-        connection.execute(statement, rows if len(rows) > 1 else rows[0])
+                for change in changes
+            ],
+        )
 
     def _encode(self, change: r.AtomChange, columns: Iterable[str]) -> dict[str, Any]:
         detail = change.detail

@@ -80,7 +80,8 @@ class SqlOwnership(SqlBook):
         if dead_epoch is not None:
             is_free = sa.or_(is_free, flows.c.epoch == open_value("dead_epoch"))
         wanted = sa.and_(flows.c.flow_uuid == open_value("flow_uuid"), is_free)
-        has_ended = flows.c.state.in_(sorted(rules.FINAL_STATES))
+        # Not IN: SQLAlchemy would write its list out each time.
+        has_ended = sa.or_(*(flows.c.state == state for state in sorted(rules.FINAL_STATES)))
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
         if not request.resumes:
@@ -329,17 +330,26 @@ class SqlOwnership(SqlBook):
         flows = self._flows
 
         def work(connection: sa.Connection) -> r.Pulse:
-            expires_at = self._clock() + sql_row.micros(lease.seconds)
-            written = connection.execute(
-                sa.update(flows)
-                .where(
-                    flows.c.flow_uuid == lease.flow_uuid,
-                    flows.c.epoch == lease.epoch,
-                    flows.c.owner == lease.owner,
-                )
-                .values(lease_expires_at=expires_at, check_at=expires_at)
-            ).rowcount
-            row = self._row(connection, lease.flow_uuid)
+            expires_at = self._clock() + open_value("micros", type_=sa.BigInteger)
+            written, row = self._write_row(
+                connection,
+                "renew",
+                lambda: (
+                    sa.update(flows)
+                    .where(
+                        flows.c.flow_uuid == open_value("flow_uuid"),
+                        flows.c.epoch == open_value("epoch"),
+                        flows.c.owner == open_value("owner"),
+                    )
+                    .values(lease_expires_at=expires_at, check_at=expires_at)
+                ),
+                {
+                    "flow_uuid": lease.flow_uuid,
+                    "epoch": lease.epoch,
+                    "owner": lease.owner,
+                    "micros": sql_row.micros(lease.seconds),
+                },
+            )
             if not written or row is None:
                 raise fenced(lease)
             return r.Pulse(wish=row[0].wish, arrival_number=row[0].arrival_number)

@@ -14,6 +14,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.desk import may_still_open
 from lazy_engine.ledger.sql_book import SqlBook
+from lazy_engine.ledger.sql_statement import Statement, open_value
 from lazy_engine.token import DelayKey
 
 
@@ -22,8 +23,8 @@ class SqlWatch(SqlBook):
 
     def due(self, limit: int) -> Sequence[str]:
         def work(connection: sa.Connection) -> Sequence[str]:
-            rows = connection.execute(self._due_query, {"limit": limit})
-            return list(dict.fromkeys(rows.scalars()))
+            rows = self._due_query.run(connection, {"limit": limit}).rows
+            return list(dict.fromkeys(row[0] for row in rows))
 
         return self._transactor.read(work)
 
@@ -31,14 +32,11 @@ class SqlWatch(SqlBook):
         values = {"within": sql_row.micros(within_seconds)}
 
         def work(connection: sa.Connection) -> float | None:
-            left = [
-                row.at - row.now
-                for row in connection.execute(self._next_due_query, values)
-                if row.at is not None
-            ]
+            rows = self._next_due_query.run(connection, values).rows
+            left = [at - now for at, now in rows if at is not None]
             return min(left) / 1e6 if left else None
 
-        return self._transactor.read(work)
+        return self._transactor.look(work)
 
     # Built once: a watchdog asks them more than once a second, for years.
 
@@ -52,25 +50,25 @@ class SqlWatch(SqlBook):
         return self._tables.delays.c.due_at, self._flows.c.check_at
 
     @functools.cached_property
-    def _due_query(self) -> sa.Executable:
+    def _due_query(self) -> Statement:
         now = self._now_query
-        limit = sa.bindparam("limit", type_=sa.Integer)
+        limit = open_value("limit", type_=sa.Integer)
         parts = []
         for at in self._due_columns:
             table = at.table
             found = sa.select(table.c.flow_uuid).where(at <= now).order_by(at).limit(limit)
             parts.append(sa.select(found.subquery().c.flow_uuid))
-        return sa.union_all(*parts)
+        return Statement(sa.union_all(*parts))
 
     @functools.cached_property
-    def _next_due_query(self) -> sa.Executable:
+    def _next_due_query(self) -> Statement:
         now = self._now_query
-        last_at = now + sa.bindparam("within", type_=sa.BigInteger)
+        last_at = now + open_value("within", type_=sa.BigInteger)
         parts = (
             sa.select(sa.func.min(at).label("at"), now.label("now")).where(at <= last_at)
             for at in self._due_columns
         )
-        return sa.union_all(*parts)
+        return Statement(sa.union_all(*parts))
 
     def next_due_at(self) -> int | None:
         flows, delays = self._flows, self._tables.delays

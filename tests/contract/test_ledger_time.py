@@ -239,6 +239,22 @@ def test_open_delays_are_listed_by_their_deadline(store: Store) -> None:
     assert [d.key.flow_uuid for d in found] == [soon.uuid]
 
 
+def test_look_goes_on_when_the_connection_kept_for_it_is_lost(postgresql_url: str) -> None:
+    backend = open_backend(postgresql_url)
+    with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
+        assert opened.next_due_in(60) is None
+        (_pid, kept) = opened._transactor._looker
+        with backend.engine.connect() as other:
+            pid = kept.connection.dbapi_connection.info.backend_pid
+            assert other.execute(sa.select(sa.func.pg_terminate_backend(pid))).scalar_one()
+        assert opened.next_due_in(60) is None
+        assert opened.next_due_in(60) is None
+        assert opened._transactor._looker[1] is not kept
+        # It holds no transaction open, which would keep the server from cleaning up.
+        status = opened._transactor._looker[1].connection.dbapi_connection.info.transaction_status
+        assert status.name == "IDLE"
+
+
 def test_what_is_due_is_found_by_an_index_alone(sqlite_url: str) -> None:
     backend = open_backend(sqlite_url)
     with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
@@ -252,7 +268,7 @@ def test_what_is_due_is_found_by_an_index_alone(sqlite_url: str) -> None:
         opened.due(100)
         opened.next_due_in(1.0)
         sa.event.remove(engine, "before_cursor_execute", note)
-        assert len(statements) == 4, "one each, and its BEGIN"
+        assert len(statements) == 3, "one each, and a BEGIN"
         plans = [
             row[-1]
             for text, values in statements
