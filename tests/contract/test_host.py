@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every part of TaskFlow that is not public and that lazy_engine uses: it is there, and behaves as used.
 
-A failure here after an upgrade of TaskFlow says what changed; ``lazy_engine/host.py`` is the place to follow it.
+A failure here after an upgrade of TaskFlow says what changed; ``lazy_engine/host`` is the place to follow it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def parameters(function: Any) -> list[str]:
 
 # -- the names -------------------------------------------------------------
 
-#: Where each private that host.py reaches for is defined: class in host.py → TaskFlow's class.
+#: Where each private that the package host reaches for is defined: class in it → TaskFlow's class.
 HOSTS = {
     host.HostStorage: storage.Storage,
     host.HostTaskAction: task_action.TaskAction,
@@ -91,7 +91,7 @@ OWN = {"_is_serial", "_inner"}
 
 
 def privates_of(cls: type) -> set[str]:
-    """Return the private attributes of ``self`` that a class of host.py touches."""
+    """Return the private attributes of ``self`` that a class of the package host touches."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     return {
         node.attr
@@ -125,9 +125,9 @@ def test_the_search_for_privates_finds_some() -> None:
 
 
 def test_no_other_module_touches_taskflow_privates() -> None:
-    """Subclasses elsewhere use the public names that host.py gives them."""
+    """Subclasses elsewhere use the public names that the package host gives them."""
     known = set().union(*(privates_of(cls) for cls in HOSTS))
-    package = pathlib.Path(host.__file__).parent
+    package = pathlib.Path(host.__file__).parent.parent
     engine_modules = sorted((package / "engine").glob("*.py"))
     assert len(engine_modules) > 5
     found = {
@@ -832,7 +832,7 @@ def test_storage_keeps_what_host_uses_to_find_arguments() -> None:
 
 
 def test_storage_adds_a_provider_once_however_many_there_are() -> None:
-    found: Any = host._Index().setdefault("x", [])
+    found: Any = host.storage._Index().setdefault("x", [])
     first, same = storage._Provider("a", 0), storage._Provider("a", 0)
     found.append(first)
     assert same in found
