@@ -41,8 +41,10 @@ from lazy_engine.board import share
 
 LOG = logging.getLogger(__name__)
 
-#: How long a change is not looked at that is most likely known already.
-CALM_SECONDS: Final = 0.025
+#: How long a change is not looked at that is most likely known already: twice as
+#: long as jobs take here of late, but within these.
+SHORTEST_CALM_SECONDS: Final = 0.025
+LONGEST_CALM_SECONDS: Final = 0.075
 #: How long a job is left to the conductor that is to answer it first.
 GRACE_SECONDS: Final = 0.15
 #: How long a board that nobody conducts from is quiet before it looks, and how
@@ -85,7 +87,9 @@ class Hearing:
         #: When whose turn it is not may answer a job after all.
         self._turns: dict[str, float] = {}
         self._told: set[str] = set()
-        self._own: set[str] = set()
+        #: When the claims at work were made.
+        self._own: dict[str, float] = {}
+        self._usual_seconds = 0.0
         self._calm_until = 0.0
         self._posted_at = 0.0
         self._noted_at = 0.0
@@ -131,6 +135,10 @@ class Hearing:
         return end
 
     @property
+    def _calm_seconds(self) -> float:
+        return min(LONGEST_CALM_SECONDS, max(SHORTEST_CALM_SECONDS, 2 * self._usual_seconds))
+
+    @property
     def _client(self) -> Any:
         return self._board._client
 
@@ -166,13 +174,16 @@ class Hearing:
     def note_claim(self, job: Any) -> None:
         """Note a claim that is about to be made here, and will change the board."""
         with self._lock:
-            self._own.add(paths.basename(job.path))
-            self._calm_until = time.monotonic() + CALM_SECONDS
+            self._own[paths.basename(job.path)] = time.monotonic()
+            self._calm_until = self._own[paths.basename(job.path)] + self._calm_seconds
 
     def note_end(self, job: Any) -> None:
         """Note that such a claim is given up, or was not made, before that changes the board."""
         with self._lock:
-            self._own.discard(paths.basename(job.path))
+            made_at = self._own.pop(paths.basename(job.path), None)
+            if made_at is not None:
+                took = time.monotonic() - made_at
+                self._usual_seconds += (took - self._usual_seconds) / 8
             if not self._own:
                 self._calm_until = 0.0
 
@@ -252,7 +263,7 @@ class Hearing:
         if name in self._claimed or not self._is_first(name):
             self._turns[name] = now + GRACE_SECONDS
             if name not in self._claimed and name not in self._own:
-                self._calm_until = max(self._calm_until, now + CALM_SECONDS)
+                self._calm_until = max(self._calm_until, now + self._calm_seconds)
         else:
             self._turns[name] = now
 
