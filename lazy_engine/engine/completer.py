@@ -13,7 +13,6 @@ from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
 
-
 #: States in which an earlier run may have left something to be done.
 _UNFINISHED: Final = (states.FAILURE, states.RUNNING, states.REVERTING)
 
