@@ -80,6 +80,9 @@ class LazyCompleter(host.HostCompleter):
     def complete_arrival(self, atom: host.Atom, record: r.DelayRecord) -> host.Failure | None:
         """Hand an arrived outcome to its task; return a failure to be kept."""
         self._lazy_storage.absorb(record.key)
+        if record.progress is not None:
+            # What a heartbeat wrote while an engine owned the flow that engine has not read.
+            self._lazy_storage.update_atom_metadata(atom.name, record.progress_meta())
         verdict = host.REVERTED if record.key.kind == token.REVERT else host.EXECUTED
         return self._complete(atom, verdict, self.result_of(record))
 

@@ -64,6 +64,19 @@ def many(count: int) -> Any:
     return linear_flow.Flow("many").add(wide, asks(3))
 
 
+HOOKS: list[Any] = []
+
+
+class Beats(task.Task):
+    def execute(self) -> None:
+        HOOKS.pop()()
+
+
+def beats() -> Any:
+    after = linear_flow.Flow("row").add(Sum("first"), Beats("beats"))
+    return unordered_flow.Flow("beats").add(Ask("ask 0"), after)
+
+
 @dataclasses.dataclass(eq=False)
 class Job:
     details: dict[str, Any]
@@ -180,6 +193,26 @@ def test_engine_is_loaded_anew_after_a_heartbeat_with_progress(site: Site, made:
     assert detail is not None
     (atom,) = [atom for atom in detail if atom.name == "ask 0"]
     assert atom.meta["progress_details"]["details"] == {"at": "half"}
+
+
+def test_progress_told_while_the_flow_is_at_work_is_kept(site: Site) -> None:
+    """It raises no epoch, since that would fence the owner."""
+    flow_uuid = site.client.submit(beats)
+
+    def beat() -> None:
+        token = site.client.token(flow_uuid, "ask 0")
+        site.client.heartbeat(token, progress=0.5, details={"at": "half"})
+
+    HOOKS.append(beat)
+    assert site.run(flow_uuid) == "DELAYED"
+    assert not HOOKS
+    site.answer(flow_uuid, 0)
+    assert site.run(flow_uuid) == "SUCCESS"
+    detail = site.client._readable_detail(flow_uuid)
+    assert detail is not None
+    (atom,) = [atom for atom in detail if atom.name == "ask 0"]
+    assert atom.meta["progress_details"]["details"] == {"at": "half"}
+    assert atom.meta["progress"] == 1.0
 
 
 def test_purged_flow_of_a_kept_engine_is_not_run(site: Site) -> None:
