@@ -41,10 +41,11 @@ from lazy_engine.board import share
 
 LOG = logging.getLogger(__name__)
 
-#: How long a change is not looked at that is most likely known already: twice as
-#: long as jobs take here of late, but within these.
+#: How long a change is not looked at that is most likely known already: longer
+#: than jobs take here of late, but within these.
 SHORTEST_CALM_SECONDS: Final = 0.025
-LONGEST_CALM_SECONDS: Final = 0.075
+LONGEST_CALM_SECONDS: Final = 0.1
+_CALM_FACTOR: Final = 2.5
 #: How long a job is left to the conductor that is to answer it first.
 GRACE_SECONDS: Final = 0.15
 #: How long a board that nobody conducts from is quiet before it looks, and how
@@ -136,7 +137,9 @@ class Hearing:
 
     @property
     def _calm_seconds(self) -> float:
-        return min(LONGEST_CALM_SECONDS, max(SHORTEST_CALM_SECONDS, 2 * self._usual_seconds))
+        return min(
+            LONGEST_CALM_SECONDS, max(SHORTEST_CALM_SECONDS, _CALM_FACTOR * self._usual_seconds)
+        )
 
     @property
     def _client(self) -> Any:
@@ -183,7 +186,8 @@ class Hearing:
             made_at = self._own.pop(paths.basename(job.path), None)
             if made_at is not None:
                 took = time.monotonic() - made_at
-                self._usual_seconds += (took - self._usual_seconds) / 8
+                usual_seconds = self._usual_seconds or took
+                self._usual_seconds = usual_seconds + (took - usual_seconds) / 8
             if not self._own:
                 self._calm_until = 0.0
 
