@@ -215,14 +215,14 @@ def test_zookeeper_claim_made_elsewhere_or_in_another_session_is_asked_about(
     made = ZookeeperBoard(ours)
     job = ours.post("job")
     made.claim(job, "me")
-    path = ours.path
     who, session = made._made[job.path]
     assert (who, session) == ("me", ours._client.client_id)
     made._made[job.path] = (who, ("another", b""))
-    theirs._client.set(job.lock_path, b'{"owner": "other"}')
+    theirs._client.delete(job.lock_path)
+    theirs._client.create(job.lock_path, b'{"owner": "other"}', ephemeral=True)
     with pytest.raises(taskflow_exceptions.JobFailure, match="not owned by me"):
         made.consume(job, "me")
-    assert theirs._client.exists(job.path), path
+    assert theirs._client.exists(job.path)
 
 
 def test_zookeeper_job_that_was_changed_is_claimed_as_it_is_read(

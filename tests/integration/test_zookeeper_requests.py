@@ -189,7 +189,7 @@ def test_job_that_is_given_back_is_answered_though_nobody_looks(
     (job,) = other.iterjobs()
     other.claim(job, "somebody")  # as TaskFlow's conductors do
     with running("lazy", made, store, wait_timeout=3600.0):
-        wait_until(lambda: zookeeper_hearing.of(made)._claimed)
+        wait_until(lambda: zookeeper_hearing.of(made)._told, what="its turn, in vain")
         other.abandon(job, "somebody")
         wait_until(lambda: client.flow(flow_uuid).state == "DELAYED")
         wait_until(lambda: made.job_count == other.job_count == 0)
