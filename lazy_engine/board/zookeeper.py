@@ -14,7 +14,7 @@ from oslo_serialization import jsonutils
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.utils import misc
 
-from lazy_engine.board import zookeeper_hearing
+from lazy_engine.board import zookeeper_colleagues, zookeeper_hearing
 from lazy_engine.board.protocol import Board
 
 #: Version of a znode that nobody has changed since it was made.
@@ -38,6 +38,7 @@ class ZookeeperBoard(Board):
     def __init__(self, jobboard: Any) -> None:
         super().__init__(jobboard)
         self._made: dict[str, tuple[str, Any]] = {}
+        self._session: Any = None
 
     @property
     def _hearing(self) -> zookeeper_hearing.Hearing:
@@ -150,9 +151,9 @@ class ZookeeperBoard(Board):
 
         :raises taskflow.exceptions.JobFailure: the board did not take it.
         """
-        shares = {**entity.metadata, zookeeper_hearing.SHARES: self.jobboard.path}
+        shares = {**entity.metadata, zookeeper_colleagues.SHARES: self.jobboard.path}
         super().register(type(entity)(entity.kind, entity.name, shares))
-        self._hearing.meet()
+        self._hearing.conductors.meet()
 
     def unregister(self, entity: Any) -> None:
         """Have the others answer what was this conductor's to answer first.
@@ -183,6 +184,9 @@ class ZookeeperBoard(Board):
             raise taskflow_exceptions.NotFound(f"job {job.uuid} is not on the board any more")
         client = self.jobboard._client
         session = client.client_id
+        if session != self._session:
+            self._session = session
+            self._made.clear()  # claims went with the session that made them
         claim = client.transaction()
         claim.check(job.path, version=_AS_POSTED)
         claim.create(

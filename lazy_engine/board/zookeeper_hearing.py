@@ -23,7 +23,6 @@ found them.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -34,10 +33,10 @@ from kazoo import exceptions as kazoo_exceptions
 from kazoo.protocol import paths
 from kazoo.protocol.states import EventType, KazooState
 from taskflow import exceptions as taskflow_exceptions
-from taskflow.conductors import base as conductors_base
 from taskflow.jobs import base as jobs_base
 
 from lazy_engine.board import share
+from lazy_engine.board.zookeeper_colleagues import Colleagues
 
 LOG = logging.getLogger(__name__)
 
@@ -52,9 +51,6 @@ GRACE_SECONDS: Final = 0.15
 #: long it puts that off at most while it goes on posting.
 _QUIET_SECONDS: Final = 1.0
 _LONGEST_QUIET_SECONDS: Final = 30.0
-
-#: Key of a registered conductor's metadata: path of the board whose jobs it shares.
-SHARES: Final = "shares"
 
 #: Where a board keeps its one hearing.
 _ATTRIBUTE: Final = "_lazy_engine_hearing"
@@ -72,6 +68,8 @@ class Hearing:
     """What one ZooKeeper board hears. Safe to use from any thread.
 
     The server's answers come in kazoo's threads; nothing here waits for one there.
+
+    :ivar conductors: those that share the board's jobs.
     """
 
     def __init__(self, jobboard: Any) -> None:
@@ -81,8 +79,7 @@ class Hearing:
         #: Conductors on this board, by the names under which they are registered.
         self._tells: dict[str, Tell] = {}
         self._notes: dict[str, Callable[[], None]] = {}
-        self._conductors: frozenset[str] = frozenset()
-        self._has_met = False
+        self.conductors = Colleagues(jobboard, self._on_conductors)
         self._there: frozenset[str] = frozenset()
         self._claimed: frozenset[str] = frozenset()
         #: When whose turn it is not may answer a job after all.
@@ -254,6 +251,8 @@ class Hearing:
             self._told -= freed
             for name in (*(self._turns.keys() - there), *freed):
                 self._turns.pop(name, None)
+            for name in self._own.keys() - there:
+                del self._own[name]
             for name in sorted(there):
                 self._consider(name, now)
             wanted = self._due(now)
@@ -272,7 +271,7 @@ class Hearing:
             self._turns[name] = now
 
     def _is_first(self, name: str) -> bool:
-        first = share.first_of(self._conductors, name)
+        first = share.first_of(self.conductors.names, name)
         return first is None or first in self._tells
 
     def _may_answer(self, name: str, now: float) -> bool:
@@ -342,7 +341,10 @@ class Hearing:
         self.look()
 
     def _on_connection(self, state: str) -> None:
-        if state == KazooState.CONNECTED:
+        if state == KazooState.LOST:
+            with self._lock:  # and all claims with it
+                self._own.clear()
+        elif state == KazooState.CONNECTED:
             self.look()
 
     # -- the alarm --------------------------------------------------------
@@ -382,41 +384,6 @@ class Hearing:
             elif wanted:
                 self._ask_for(wanted, delayed=True)
 
-    # -- conductors -------------------------------------------------------
-
-    def meet(self) -> None:
-        """Read which conductors answer jobs of this board, if that may have changed; waits.
-
-        :raises taskflow.exceptions.JobFailure: it cannot be read.
-        """
-        if self._has_met:
-            return
-        self._has_met = True  # unless the watch says otherwise from now on
-        place = paths.join(self._board.entity_path, conductors_base.Conductor.ENTITY_KIND)
-        try:
-            names = self._client.get_children(place, watch=self._on_conductors)
-            asked = [(name, self._client.get_async(paths.join(place, name))) for name in names]
-            found = frozenset(name for name, answer in asked if self._is_colleague(answer))
-        except (kazoo_exceptions.KazooException, self._client.handler.timeout_exception) as error:
-            self._has_met = False
-            raise taskflow_exceptions.JobFailure("conductors cannot be read", error) from error
-        with self._lock:
-            self._conductors = found
-
-    def _is_colleague(self, answer: Any) -> bool:
-        """Whether a registered conductor shares the jobs of this board in the same way.
-
-        TaskFlow keeps the conductors of boards side by side in one place, and
-        its own claim whatever they see.
-        """
-        try:
-            data, _ = answer.get()
-            metadata = json.loads(data)["metadata"]
-            return bool(metadata.get(SHARES) == self._board.path)
-        except (kazoo_exceptions.NoNodeError, ValueError, LookupError, TypeError, AttributeError):
-            return False
-
-    def _on_conductors(self, _event: object) -> None:
-        self._has_met = False
+    def _on_conductors(self) -> None:
         for note in list(self._notes.values()):
             note()

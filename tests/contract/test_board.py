@@ -225,6 +225,26 @@ def test_zookeeper_claim_made_elsewhere_or_in_another_session_is_asked_about(
     assert theirs._client.exists(job.path)
 
 
+def test_zookeeper_claims_are_forgotten_with_the_session_that_made_them(
+    two_boards: tuple[Any, Any],
+) -> None:
+    """Or their conductor would take a job for its own for ever."""
+    ours, theirs = two_boards
+    made = ZookeeperBoard(ours)
+    made.prepare()
+    job = ours.post("job")
+    made.claim(job, "me")
+    assert made._hearing.is_claimed(job)
+    ours._client._session_callback(KeeperState.EXPIRED_SESSION)
+    assert not made._hearing.is_claimed(job)
+    ours._client.restart()  # which closes the session, and with it goes the lock
+    wait_until(lambda: made.is_connected and theirs.find_owner(job) is None)
+    made.claim(job, "me again")
+    assert list(made._made) == [job.path]
+    made.consume(job, "me again")
+    assert not theirs._client.exists(job.path)
+
+
 def test_zookeeper_job_that_was_changed_is_claimed_as_it_is_read(
     two_boards: tuple[Any, Any],
 ) -> None:

@@ -85,7 +85,9 @@ class Site:
                 )
             for made in self.boards:  # all know each other
                 hearing = zookeeper_hearing.of(made)
-                wait_until(lambda hearing=hearing: len(hearing._conductors) == len(self.boards))
+                wait_until(
+                    lambda hearing=hearing: len(hearing.conductors.names) == len(self.boards)
+                )
                 wait_until(lambda hearing=hearing: hearing.is_listening)
             yield
 
@@ -120,14 +122,12 @@ def test_wake_costs_six_requests(
     with site.conducting():
         for flow_uuid in site.park():
             site.wake(flow_uuid)
-        wait_until(lambda: zookeeper_hearing.of(site.boards[0]).is_listening)
-        # Post; look, read, claim, consume, look.
+        # Post; look, read, claim, consume, look. A look that came late may have
+        # told of the next job, too.
         assert site.poster == {"Create": WAKES}
-        assert site.counts[0] == {
-            "GetChildren": 2 * WAKES,
-            "GetData": WAKES,
-            "Transaction": 2 * WAKES,
-        }
+        looks = site.counts[0].pop("GetChildren")
+        assert looks <= 2 * WAKES
+        assert site.counts[0] == {"GetData": WAKES, "Transaction": 2 * WAKES}
 
 
 def test_another_conductor_costs_two_requests_and_does_not_try(
@@ -174,10 +174,10 @@ def test_only_lazy_conductors_of_the_same_board_share_its_jobs(
     with running("lazy", made, store) as conductor:
         hearing = zookeeper_hearing.of(made)
         label = conductor.conductor.name
-        wait_until(lambda: hearing._conductors == {label})
+        wait_until(lambda: hearing.conductors.names == {label})
         with running("lazy", other, store) as second:
-            wait_until(lambda: hearing._conductors == {label, second.conductor.name})
-        wait_until(lambda: hearing._conductors == {label}, what="the other to be off the list")
+            wait_until(lambda: hearing.conductors.names == {label, second.conductor.name})
+        wait_until(lambda: hearing.conductors.names == {label}, what="the other to be off the list")
 
 
 def test_job_that_is_given_back_is_answered_though_nobody_looks(
