@@ -27,7 +27,7 @@ from taskflow.persistence import backends
 
 from lazy_engine import Client, Delay, errors, factory, ledger
 from lazy_engine.claim import CONSUME, COOL, KEEP
-from lazy_engine.conductor import LazyConductor
+from lazy_engine.conductor import LazyConductor, garbage
 from tests.counting import count_calls
 from tests.integration.parked import opened
 
@@ -75,6 +75,15 @@ class Beats(task.Task):
 def beats() -> Any:
     after = linear_flow.Flow("row").add(Sum("first"), Beats("beats"))
     return unordered_flow.Flow("beats").add(Ask("ask 0"), after)
+
+
+class Collects(task.Task):
+    def execute(self) -> bool:
+        return gc.isenabled()
+
+
+def collects() -> Any:
+    return linear_flow.Flow("collects").add(Sum("sum"), Ask("ask 0"), Collects("collects"))
 
 
 @dataclasses.dataclass(eq=False)
@@ -347,3 +356,27 @@ def test_calls_of_a_warm_wake_do_not_grow_with_the_flow(
         calls(1)
         few, more = calls(2), calls(402)
     assert more < 1.05 * few
+
+
+def test_tasks_of_a_large_flow_run_with_pythons_garbage_collected(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task may run for hours."""
+    monkeypatch.setattr(garbage, "LARGE", 3)
+    with opened(sqlite_url) as backend:
+        site = Site(backend, keep_engines=0)
+        seen: list[bool] = []
+        make = factory.make
+
+        def note(detail: Any) -> Any:
+            seen.append(gc.isenabled())
+            return make(detail)
+
+        monkeypatch.setattr(factory, "make", note)
+        flow_uuid = site.client.submit(collects)
+        site.run(flow_uuid)
+        site.answer(flow_uuid, 0)
+        assert site.run(flow_uuid) == "SUCCESS"
+        assert seen == [True, False], "only the second time is it known to be large"
+        assert site.client.flow(flow_uuid).results["collects"] is True
+        assert gc.isenabled()
