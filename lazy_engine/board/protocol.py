@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from taskflow import exceptions as taskflow_exceptions
@@ -85,6 +85,30 @@ class Board:
         """Whether the board tells of new jobs by itself; others must be asked again and again."""
         return isinstance(self.jobboard, jobs_base.NotifyingJobBoard)
 
+    def attend(
+        self, name: str, tell: Callable[[Any], None], note: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Have a conductor told of jobs when it may claim them; return what ends that.
+
+        :param name: what the conductor is registered as.
+        :param tell: called with a job, in a thread that must not be held up.
+            Never called by boards that tell of nothing.
+        :param note: called likewise when the board is to be looked through.
+        """
+        if not self.notifies:
+            return lambda: None
+
+        def on_posted(_event: str, details: Mapping[str, Any]) -> None:
+            tell(details["job"])
+
+        notifier = self.jobboard.notifier
+        notifier.register(jobs_base.POSTED, on_posted)
+        return lambda: notifier.deregister(jobs_base.POSTED, on_posted)
+
+    def is_turn(self, job: Any) -> bool:
+        """Whether a job that was told of may still be claimed, as far as is known without asking."""
+        return True
+
     def hears_of_jobs(self) -> bool:
         """Whether a connected board that notifies would be told of a new job by its server."""
         return True
@@ -113,6 +137,12 @@ class Board:
         :raises taskflow.exceptions.JobFailure: the board did not take it.
         """
         self.jobboard.register_entity(entity)
+
+    def unregister(self, entity: Any) -> None:
+        """Take a conductor off the list, where that is asked for jobs.
+
+        :raises taskflow.exceptions.JobFailure: the board did not do it.
+        """
 
     def post(self, name: str, **options: Any) -> None:
         """Post a job.

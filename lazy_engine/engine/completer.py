@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from taskflow import states
 
@@ -12,6 +12,9 @@ from lazy_engine.delay import Delay
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
+
+#: States in which an earlier run may have left something to be done.
+_UNFINISHED: Final = (states.FAILURE, states.RUNNING, states.REVERTING)
 
 
 class LazyCompleter(host.HostCompleter):
@@ -31,7 +34,8 @@ class LazyCompleter(host.HostCompleter):
         now, so that no retry controller is asked twice.
         """
         unfinished = set()
-        for atom in list(self.host_runtime.atoms()):
+        runtime, found = self.host_runtime, self._lazy_storage.states
+        for atom in runtime.atoms_named(found.within(_UNFINISHED)):
             name = atom.name
             state = self._lazy_storage.get_atom_state(name)
             intention = self._lazy_storage.get_atom_intention(name)
@@ -40,8 +44,8 @@ class LazyCompleter(host.HostCompleter):
             elif state in (states.RUNNING, states.REVERTING):
                 unfinished.add(atom)
         if self.resolves:
-            for retry in self.host_runtime.iterate_retries(states.RETRYING):
-                self.host_runtime.retry_subflow(retry)
+            for retry in runtime.atoms_named(found.within((states.RETRYING,))):
+                runtime.retry_subflow(retry)
         return unfinished
 
     def cancel(self) -> None:
@@ -76,6 +80,9 @@ class LazyCompleter(host.HostCompleter):
     def complete_arrival(self, atom: host.Atom, record: r.DelayRecord) -> host.Failure | None:
         """Hand an arrived outcome to its task; return a failure to be kept."""
         self._lazy_storage.absorb(record.key)
+        if record.progress is not None:
+            # What a heartbeat wrote while an engine owned the flow that engine has not read.
+            self._lazy_storage.update_atom_metadata(atom.name, record.progress_meta())
         verdict = host.REVERTED if record.key.kind == token.REVERT else host.EXECUTED
         return self._complete(atom, verdict, self.result_of(record))
 

@@ -68,6 +68,7 @@ class LazyEngine(host.HostEngine):
         self._has_run = False
         self._reset_asked = False
         self._resumes = False
+        self._insists = False
         self._ownership: Ownership | None = None
 
     # -- parts ------------------------------------------------------------
@@ -118,6 +119,8 @@ class LazyEngine(host.HostEngine):
             a factory and is not over; it is recorded. For flows without one,
             TaskFlow's own errors are raised.
         """
+        if self._insists:
+            return  # nothing has changed since it was last asked, or it is not run at all
         with self._explained("has code that cannot be run"):
             super().validate()
 
@@ -307,6 +310,14 @@ class LazyEngine(host.HostEngine):
         """Let the next run go on with a flow that was suspended by request."""
         self._resumes = True
 
+    def insist(self) -> None:
+        """Let the next run be one of a flow that nobody has run since this engine parked it.
+
+        That run raises ``lazy_engine.ledger.protocol.Outdated``, and takes and
+        writes nothing, if somebody has.
+        """
+        self._insists = True
+
     # -- owning the flow --------------------------------------------------
 
     def _take(self) -> Ownership | r.FlowRecord:
@@ -328,6 +339,7 @@ class LazyEngine(host.HostEngine):
             may_rerun=self._has_run or self._reset_asked,
             resumes=self._resumes,
             is_dead=owner.is_dead,
+            is_insistent=self._insists,
         )
         try:
             answer = ask(self.storage, request, self._patience_seconds)
@@ -338,6 +350,7 @@ class LazyEngine(host.HostEngine):
         if isinstance(answer, r.Refused):
             return answer.record
         self.storage.known = None
+        self._insists = False
         opened = [record for record in answer.arrivals if record.opened_at is not None]
         owned = Ownership(
             self.storage, answer.lease, opened, answer.probing, answer.now, self._suspend_if_running

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import functools
+import operator
+from collections.abc import Iterable
 from typing import Any
+
+from taskflow import states
 
 from lazy_engine import host, shape
 from lazy_engine.engine.action import LazyTaskAction
@@ -47,9 +51,19 @@ class LazyRuntime(host.HostRuntime):
         return shape.read(self.host_compilation.execution_graph)
 
     @functools.cached_property
-    def _atoms_by_name(self) -> dict[str, host.Atom]:
-        return {atom.name: atom for atom in self.atoms()}
+    def _atoms_by_name(self) -> dict[str, tuple[int, host.Atom]]:
+        return {atom.name: (place, atom) for place, atom in enumerate(self.atoms())}
 
     def atom_of(self, atom_uuid: str) -> host.Atom:
         """Return the atom whose detail has that uuid."""
-        return self._atoms_by_name[self.storage.flow_detail.find(atom_uuid).name]
+        return self._atoms_by_name[self.storage.flow_detail.find(atom_uuid).name][1]
+
+    def atoms_named(self, names: Iterable[str]) -> list[host.Atom]:
+        """Return those of some atoms that are in the code, in the order of the flow."""
+        found = [self._atoms_by_name[name] for name in names if name in self._atoms_by_name]
+        return [atom for _, atom in sorted(found, key=operator.itemgetter(0))]
+
+    def is_success(self) -> bool:
+        """Whether all atoms of the flow have succeeded, or are ignored."""
+        others = self.storage.states.outside((states.SUCCESS, states.IGNORE))
+        return all(name not in self._atoms_by_name for name in others)

@@ -54,6 +54,8 @@ class _Front:
         self._missing = {node: len(nodes) for node, nodes in before.items()}
         self._fits: set[Node] = set()
         self._passed: set[Node] = set()
+        #: The nodes that lack the property though all nodes before them have it.
+        self.edge = {node for node, missing in self._missing.items() if missing == 0}
 
     def is_open(self, node: Node) -> bool:
         """Whether all nodes before it have the property."""
@@ -81,18 +83,24 @@ class _Front:
         while todo:
             node = todo.pop()
             self._passed.add(node)
+            self.edge.discard(node)
             for follower in self._after[node]:
                 self._missing[follower] -= 1
-                if self._missing[follower] == 0 and follower in self._fits:
-                    todo.append(follower)
+                if self._missing[follower] == 0:
+                    self.edge.add(follower)
+                    if follower in self._fits:
+                        todo.append(follower)
 
     def _retreat(self, first: Node) -> None:
         todo = [first]
         while todo:
             node = todo.pop()
             self._passed.discard(node)
+            if self._missing[node] == 0:
+                self.edge.add(node)
             for follower in self._after[node]:
                 self._missing[follower] += 1
+                self.edge.discard(follower)
                 if follower in self._passed and self._missing[follower] == 1:
                     todo.append(follower)
 
@@ -108,6 +116,7 @@ class LazySelector:
         self._storage: LazyStorage = runtime.storage
         self._graph = host.Graph(runtime.compilation)
         self._atoms = {atom.name: atom for atom in self._graph.atoms}
+        self._places = {atom: place for place, atom in enumerate(self._graph.atoms)}
         self._state: dict[str, str] = {}
         self._intention: dict[str, str] = {}
         self._cleared: _Front
@@ -169,19 +178,30 @@ class LazySelector:
                 stops_at=self._graph.retries,
             )
         if state == states.FAILURE:
-            return self._those(self._to_revert)
+            return self._those(self._to_revert, self._settled)
         return iter(())
 
     def _all(self) -> Iterator[tuple[host.Atom, Any]]:
         seen = set()
-        for find in (self._to_execute, self._to_revert):
-            for atom, decider in self._those(find):
+        for find, front in (
+            (self._to_execute, self._cleared),
+            (self._to_revert, self._settled),
+        ):
+            for atom, decider in self._those(find, front):
                 if atom not in seen:
                     seen.add(atom)
                     yield atom, decider
 
-    def _those(self, find: Callable[[host.Atom], Any]) -> Iterator[tuple[host.Atom, Any]]:
-        for atom in self._graph.atoms:
+    def _those(
+        self, find: Callable[[host.Atom], Any], front: _Front
+    ) -> Iterator[tuple[host.Atom, Any]]:
+        """Yield what can run at the edge of what has passed, in the order of the flow."""
+        wanted = _TO_REVERT if front is self._settled else (states.EXECUTE,)
+        places = self._places
+        at_edge = [
+            node for node in front.edge if node in places and self._intention[node.name] in wanted
+        ]
+        for atom in sorted(at_edge, key=places.__getitem__):
             decider = find(atom)
             if decider is not None:
                 yield atom, decider

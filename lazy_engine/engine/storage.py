@@ -19,6 +19,7 @@ from taskflow.persistence import models
 from lazy_engine import errors, host, ledger, rules, shape, token
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.engine.argument import ArgumentStorage
+from lazy_engine.engine.state_index import StateIndex
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
 
@@ -49,6 +50,7 @@ class LazyStorage(ArgumentStorage):
     """Storage of one engine; see :class:`taskflow.storage.Storage`.
 
     :ivar ledger: where delays, outcomes and leases are kept.
+    :ivar states: the atoms by their states.
     :ivar on_structure: told that atoms were added, or all details replaced.
     :ivar on_state: told name, state and intention of an atom of which either changes.
     """
@@ -67,10 +69,11 @@ class LazyStorage(ArgumentStorage):
         self._clear()
 
     def _find_waits(self) -> None:
-        delayed = [atom for atom in self.flow_detail if atom.state == DELAYED]
-        self._delayed: dict[str, None] = {atom.name: None for atom in delayed}
+        self.states = StateIndex(self.flow_detail)
         # In a store, no task waits in execute() that is meant to be reverted.
-        self._waits_in_revert = {atom.name for atom in delayed if atom.intention != states.EXECUTE}
+        self._waits_in_revert = {
+            name for name in self.delayed_tasks() if self.get_atom_intention(name) != states.EXECUTE
+        }
 
     def _clear(self) -> None:
         self._flow_is_dirty = False
@@ -88,9 +91,12 @@ class LazyStorage(ArgumentStorage):
 
     def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
         self._flow_is_dirty |= before.state != after.state or before.meta != after.meta
+        if len(before) == len(after):
+            return  # atoms are only ever added
         for atom in after:
             if before.find(atom.uuid) is None:
                 self._new[atom.uuid] = None
+                self.states.put(atom.name, atom.state)
                 self._must_write = True
                 self.on_structure()
 
@@ -108,7 +114,7 @@ class LazyStorage(ArgumentStorage):
         self._dirty[detail.uuid] |= columns
         self._must_write |= not _is_mark(columns, detail.state)
         if "state" in columns:
-            self._note_wait(detail.name, detail.state)
+            self.states.put(detail.name, detail.state)
         if "state" in columns or "intention" in columns:
             self.on_state(detail.name, detail.state, detail.intention)
 
@@ -304,13 +310,7 @@ class LazyStorage(ArgumentStorage):
 
     def delayed_tasks(self) -> list[str]:
         """Return the names of the tasks that wait for outside."""
-        return list(self._delayed)
-
-    def _note_wait(self, task_name: str, state: str) -> None:
-        if state == DELAYED:
-            self._delayed[task_name] = None
-        else:
-            self._delayed.pop(task_name, None)
+        return self.states.within((DELAYED,))
 
     # -- committing -------------------------------------------------------
 

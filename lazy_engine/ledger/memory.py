@@ -66,6 +66,7 @@ class MemoryLedger(MemoryWatch):
         with self._lock:
             now = self.now()
             before = self._flows.get(request.flow_uuid)
+            request.require_known(before)
             if before is None:
                 before_or_new = self._newcomer(request, now)
             else:

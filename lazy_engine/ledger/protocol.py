@@ -66,6 +66,7 @@ class TakeRequest:
     :ivar may_rerun: take it even though the flow has ended.
     :ivar resumes: take it even though the flow is suspended, and end that.
     :ivar is_dead: says whether an owner is known to have died.
+    :ivar is_insistent: take it only if *known* still holds.
     """
 
     flow_uuid: str
@@ -76,6 +77,25 @@ class TakeRequest:
     may_rerun: bool
     resumes: bool
     is_dead: Callable[[str], bool]
+    is_insistent: bool = False
+
+    def require_known(self, record: r.FlowRecord | None) -> None:
+        """Refuse an insistent request if the flow is not as the asker knows it.
+
+        :raises Outdated: somebody else ran the flow, or it is gone.
+        """
+        if not self.is_insistent:
+            return
+        if record is not None:
+            # After a lost connection it may have been granted already, and is asked again.
+            is_granted = record.owner == self.owner
+            if is_granted or self.known == (record.epoch, record.commit_number):
+                return
+        raise Outdated(f"flow {self.flow_uuid} is not as it was at {self.known}")
+
+
+class Outdated(Exception):
+    """An insistent request came too late: nothing was taken, and nothing written."""
 
 
 #: How many flows a purge knows of at once.
@@ -126,6 +146,7 @@ class Ledger(Protocol):
         """Become the flow's owner: raise the epoch and read the details anew.
 
         :raises UnknownFlow: no such flow detail is stored.
+        :raises Outdated: the request is insistent, and the flow has changed.
         :raises FlowIncident: what is stored cannot be read; the lease is not taken.
         """
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -15,6 +16,9 @@ from lazy_engine.ledger.desk import closings_in_vain
 from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
 from lazy_engine.ledger.sql_statement import open_value
+
+#: Columns that say which run of a flow last wrote it, and what.
+_VERSION: Final = ("epoch", "commit_number")
 
 
 class MustAbsorbFirst(Exception):
@@ -54,18 +58,26 @@ class SqlOwnership(SqlBook):
     ) -> r.Taken | r.Refused:
         taken, row = self._write_row(
             connection,
-            ("take", dead_epoch is not None, request.may_rerun, request.resumes),
+            (
+                "take",
+                dead_epoch is not None,
+                request.may_rerun,
+                request.resumes,
+                request.is_insistent,
+            ),
             lambda: self._taking(request, dead_epoch),
             {
                 "flow_uuid": request.flow_uuid,
                 "owner": request.owner,
                 "micros": sql_row.micros(request.seconds),
                 **({} if dead_epoch is None else {"dead_epoch": dead_epoch}),
+                **_insisted(request),
             },
         )
         if taken:
             assert row is not None
             return self._read_taken(connection, request, *row)
+        request.require_known(None if row is None else row[0])
         if row is None:
             return self._take_first(connection, request)
         return self._refuse(request, *row)
@@ -84,6 +96,10 @@ class SqlOwnership(SqlBook):
         has_ended = sa.or_(*(flows.c.state == state for state in sorted(rules.FINAL_STATES)))
         if not request.may_rerun:
             wanted = sa.and_(wanted, sa.not_(has_ended))
+        if request.is_insistent:
+            as_known = [flows.c[name] == open_value(f"known_{name}") for name in _VERSION]
+            # After a lost connection it may have been granted already, and is asked again.
+            wanted = sa.and_(wanted, sa.or_(sa.and_(*as_known), flows.c.owner == owner))
         if not request.resumes:
             wanted = sa.and_(wanted, sa.or_(flows.c.wish.is_(None), flows.c.wish == r.WISH_CANCEL))
         # A wish to cancel holds until the flow has ended.
@@ -363,6 +379,14 @@ class SqlOwnership(SqlBook):
                 self._change(connection, record, rules.released(record, now))
 
         self._transactor.write(work)
+
+
+def _insisted(request: TakeRequest) -> Mapping[str, int]:
+    if not request.is_insistent:
+        return {}
+    return {
+        f"known_{name}": at for name, at in zip(_VERSION, request.known or (-1, -1), strict=True)
+    }
 
 
 def _lease(

@@ -48,6 +48,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         r.Refused | tuple[FlowNode | None, FlowNode, Sequence[r.DelayRecord], Sequence[terms.Fired]]
     ):
         before = self._load(request.flow_uuid)
+        request.require_known(None if before is None else before.record)
         if before is None:
             return None, self._take_first(request, self.now()), (), ()
         seen = self._seen(before)

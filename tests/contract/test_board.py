@@ -117,50 +117,155 @@ def test_calls_that_kazoo_holds_back_can_be_failed() -> None:
     client.close()
 
 
-def test_zookeeper_board_that_lost_its_watch_listens_again(
-    zookeeper: ZooKeeper, jobboard_path: str
-) -> None:
-    conf = {"hosts": zookeeper.hosts, "path": jobboard_path, "check_compatible": False}
+@pytest.fixture
+def two_boards(zookeeper: ZooKeeper, jobboard_path: str) -> Iterator[tuple[Any, Any]]:
+    conf = {"hosts": zookeeper.hosts, "path": f"{jobboard_path}/jobs", "check_compatible": False}
     with (
-        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("deaf", conf)) as deaf,
-        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("other", conf)) as other,
+        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("first", conf)) as first,
+        contextlib.closing(impl_zookeeper.ZookeeperJobBoard("second", conf)) as second,
     ):
-        deaf.connect()
-        other.connect()
-        wait_until(lambda: ZookeeperBoard(deaf).hears_of_jobs())
-        lose_watch(deaf)
-        assert not ZookeeperBoard(deaf).hears_of_jobs()
-        other.post("unheard of")
-        wait_until(lambda: other.job_count == 1)
-        assert deaf.job_count == 0
-        ZookeeperBoard(deaf).listen_for_jobs()
-        wait_until(lambda: ZookeeperBoard(deaf).hears_of_jobs() and deaf.job_count == 1)
-        other.post("heard of")
-        wait_until(lambda: deaf.job_count == 2)
+        first.connect()
+        second.connect()
+        yield first, second
+
+
+def test_zookeeper_board_that_lost_its_watch_listens_again(two_boards: tuple[Any, Any]) -> None:
+    deaf, other = two_boards
+    ZookeeperBoard(deaf).prepare()
+    wait_until(lambda: ZookeeperBoard(deaf).hears_of_jobs())
+    lose_watch(deaf)
+    assert not ZookeeperBoard(deaf).hears_of_jobs()
+    other.post("unheard of")
+    wait_until(lambda: other.job_count == 1)
+    assert deaf.job_count == 0
+    ZookeeperBoard(deaf).listen_for_jobs()
+    wait_until(lambda: ZookeeperBoard(deaf).hears_of_jobs() and deaf.job_count == 1)
+    other.post("heard of")
+    wait_until(lambda: deaf.job_count == 2)
 
 
 def lose_watch(jobboard: Any) -> None:
     """Leave a job board as it is when kazoo takes a lost watch for an established one."""
     jobboard._client._child_watchers.clear()
-    assert jobboard._job_watcher._watch_established
 
 
-def test_zookeeper_board_knows_jobs_whose_states_can_be_asked_one_by_one() -> None:
+def test_zookeeper_board_hears_of_all_jobs_though_taskflows_watch_is_stopped(
+    two_boards: tuple[Any, Any],
+) -> None:
+    """What it knows without that watch, TaskFlow's own methods show."""
+    hearing, other = two_boards
+    with mock.patch.object(
+        hearing._job_watcher, "_func", side_effect=AssertionError, autospec=True
+    ) as called:
+        ZookeeperBoard(hearing).prepare()
+        told: list[str] = []
+        end = ZookeeperBoard(hearing).attend(
+            "tests", lambda job: told.append(job.name), lambda: None
+        )
+        for name in ("first", "second"):
+            other.post(name)
+        wait_until(lambda: sorted(told) == ["first", "second"])
+        jobs = {job.name: job for job in hearing.iterjobs()}
+        other.claim(other._known_jobs[jobs["first"].path], "somebody")
+        wait_until(lambda: ZookeeperBoard(hearing)._hearing.is_claimed(jobs["first"]))
+        assert [job.name for job in ZookeeperBoard(hearing).unclaimed_jobs(ensure_fresh=False)] == [
+            "second"
+        ]
+        other.consume(jobs["first"], "somebody")
+        wait_until(lambda: hearing.job_count == 1)
+        end()
+        other.post("third")
+        wait_until(lambda: hearing.job_count == 2)
+        assert not called.called
+    assert sorted(told) == ["first", "second"]
+
+
+def test_zookeeper_job_claimed_here_is_claimed_for_taskflow(two_boards: tuple[Any, Any]) -> None:
+    ours, theirs = two_boards
+    made = ZookeeperBoard(ours)
+    job, kept = ours.post("job"), ours.post("kept")
+    wait_until(lambda: theirs.job_count == 2)
+    (same, same_kept) = sorted(theirs.iterjobs())
+    made.claim(job, "me")
+    assert theirs.find_owner(same) == "me"
+    assert same.state == states.CLAIMED
+    for claim in (theirs.claim, ZookeeperBoard(theirs).claim):
+        with pytest.raises(taskflow_exceptions.UnclaimableJob):
+            claim(same, "other")
+    with pytest.raises(taskflow_exceptions.JobFailure, match="not owned by other"):
+        ZookeeperBoard(theirs).consume(same, "other")
+    made.consume(job, "me")
+    assert same.state == states.COMPLETE
+    with pytest.raises(taskflow_exceptions.NotFound):
+        ZookeeperBoard(theirs).claim(same, "other")
+    with pytest.raises(taskflow_exceptions.NotFound):
+        made.consume(job, "me")
+    made.claim(kept, "me")
+    made.abandon(kept, "me")
+    assert same_kept.state == states.UNCLAIMED
+    theirs.claim(same_kept, "other")
+    theirs.consume(same_kept, "other")
+
+
+def test_zookeeper_claim_made_elsewhere_or_in_another_session_is_asked_about(
+    two_boards: tuple[Any, Any],
+) -> None:
+    """A lock that this session did not make may have become somebody else's."""
+    ours, theirs = two_boards
+    made = ZookeeperBoard(ours)
+    job = ours.post("job")
+    made.claim(job, "me")
+    who, session = made._made[job.path]
+    assert (who, session) == ("me", ours._client.client_id)
+    made._made[job.path] = (who, ("another", b""))
+    theirs._client.delete(job.lock_path)
+    theirs._client.create(job.lock_path, b'{"owner": "other"}', ephemeral=True)
+    with pytest.raises(taskflow_exceptions.JobFailure, match="not owned by me"):
+        made.consume(job, "me")
+    assert theirs._client.exists(job.path)
+
+
+def test_zookeeper_claims_are_forgotten_with_the_session_that_made_them(
+    two_boards: tuple[Any, Any],
+) -> None:
+    """Or their conductor would take a job for its own for ever."""
+    ours, theirs = two_boards
+    made = ZookeeperBoard(ours)
+    made.prepare()
+    job = ours.post("job")
+    made.claim(job, "me")
+    assert made._hearing.is_claimed(job)
+    ours._client._session_callback(KeeperState.EXPIRED_SESSION)
+    assert not made._hearing.is_claimed(job)
+    ours._client.restart()  # which closes the session, and with it goes the lock
+    wait_until(lambda: made.is_connected and theirs.find_owner(job) is None)
+    made.claim(job, "me again")
+    assert list(made._made) == [job.path]
+    made.consume(job, "me again")
+    assert not theirs._client.exists(job.path)
+
+
+def test_zookeeper_job_that_was_changed_is_claimed_as_it_is_read(
+    two_boards: tuple[Any, Any],
+) -> None:
+    ours, theirs = two_boards
+    made = ZookeeperBoard(ours)
+    job = ours.post("job")
+    data, _ = theirs._client.get(job.path)
+    theirs._client.set(job.path, data)
+    made.claim(job, "me")
+    assert made.owner_of(job) == "me"
+    made.consume(job, "me")
+    assert not theirs._client.exists(job.path)
+
+
+def test_unclaimed_jobs_are_not_asked_for_over_a_lost_connection() -> None:
     jobboard = impl_zookeeper.ZookeeperJobBoard("board", {"path": "/jobs"}, client=mock.Mock())
     jobboard._last_states.append(KazooState.CONNECTED)
-    made = {
-        path: mock.Mock(path=path, state=state, __lt__=lambda *_: False)
-        for path, state in (("/jobs/1", states.CLAIMED), ("/jobs/2", states.UNCLAIMED))
-    }
-    gone = mock.Mock(path="/jobs/3", __lt__=lambda *_: False)
-    type(gone).state = mock.PropertyMock(side_effect=taskflow_exceptions.NotFound("gone"))
-    jobboard._known_jobs.update({**made, "/jobs/3": gone})
-    found = list(ZookeeperBoard(jobboard).unclaimed_jobs(ensure_fresh=False))
-    assert found == [made["/jobs/2"]]
-    assert set(jobboard._known_jobs) == set(made)
     jobboard._client.connected = False
-    with pytest.raises(taskflow_exceptions.JobFailure, match="not connected"):
-        next(ZookeeperBoard(jobboard).unclaimed_jobs(ensure_fresh=False))
+    for ensure_fresh in (False, True):
+        with pytest.raises(taskflow_exceptions.JobFailure, match="not connected"):
+            next(ZookeeperBoard(jobboard).unclaimed_jobs(ensure_fresh=ensure_fresh))
 
 
 # -- Redis and etcd --------------------------------------------------------

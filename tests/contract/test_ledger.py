@@ -111,6 +111,52 @@ def test_known_engine_still_gets_the_arrivals(flow: Flow) -> None:
     assert [flow.ledger.decode(d.outcome) for d in taken.arrivals] == ["came while parked"]
 
 
+def test_insistent_take_is_granted_if_nobody_ran_the_flow_since(flow: Flow) -> None:
+    parked = flow.park()
+    flow.deliver("came while parked")
+    taken = flow.take(known=(parked.epoch, parked.commit_number), is_insistent=True)
+    assert taken.detail is None
+    assert len(taken.arrivals) == 1
+
+
+def test_insistent_take_leaves_a_changed_flow_alone(flow: Flow, store: Store) -> None:
+    parked = flow.park()
+    known = (parked.epoch, parked.commit_number)
+    flow.ledger.release(flow.take().lease)
+    before = flow.snapshot()
+    for changed in (known, (known[0], known[1] + 1), None):
+        with pytest.raises(protocol.Outdated):
+            flow.take(known=changed, is_insistent=True)
+    assert flow.snapshot() == before
+    with pytest.raises(protocol.Outdated):
+        flow.take(flow_uuid=str(uuid.uuid4()), known=known, is_insistent=True)
+
+
+def test_insistent_take_of_a_flow_whose_task_made_progress_is_outdated(flow: Flow) -> None:
+    """A heartbeat writes into the details of a parked flow."""
+    parked = flow.park()
+    flow.ledger.heartbeat(flow.key(), progress=0.5, details_text=None)
+    with pytest.raises(protocol.Outdated):
+        flow.take(known=(parked.epoch, parked.commit_number), is_insistent=True)
+
+
+def test_insistent_take_is_refused_for_the_same_reasons_as_any_other(flow: Flow) -> None:
+    parked = flow.park()
+    known = (parked.epoch, parked.commit_number)
+    flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, "holiday")
+    assert flow.refused(known=known, is_insistent=True).reason == "suspended"
+
+
+def test_insistent_take_whose_answer_was_lost_is_granted_to_who_asks_again(flow: Flow) -> None:
+    parked = flow.park()
+    known = (parked.epoch, parked.commit_number)
+    flow.take(known=known, is_insistent=True, owner="me")
+    again = flow.take(known=known, is_insistent=True, owner="me")
+    assert again.detail is not None
+    with pytest.raises(protocol.Outdated):
+        flow.take(known=known, is_insistent=True, owner="somebody else")
+
+
 def test_take_is_refused_while_another_lease_lives(flow: Flow) -> None:
     flow.take(owner="first", seconds=100)
     before = flow.snapshot()

@@ -28,9 +28,10 @@ def test_benchmark_of_time_finds_every_deadline_and_prints_a_table() -> None:
     assert all(line.startswith("sqlite ") for line in lines)
 
 
-def _lines(script: str, *arguments: str) -> list[dict[str, Any]]:
+def _lines(script: str, *arguments: str, scale: str = "1") -> list[dict[str, Any]]:
     ran = subprocess.run(
         [sys.executable, str(_BENCHMARKS / script), *arguments],
+        env={**os.environ, "LAZY_ENGINE_BENCH_SCALE": scale},
         capture_output=True,
         text=True,
         timeout=120,
@@ -61,3 +62,14 @@ def test_benchmark_of_parking_prints_a_line_for_each_workload_of_each_subject() 
         for workload in ("park", "finish", "alone")
     ]
     assert all(line["median"] > 0 and line["statements"] > 0 for line in lines)
+
+
+def test_benchmark_of_conductors_prints_a_line_for_each_workload_of_each_subject() -> None:
+    """Not all of its workloads: every conductor is a process."""
+    lines = _lines("conductor.py", "large", scale="0.0001")
+    assert [(line["workload"], line["subject"]) for line in lines] == [
+        ("large", "warm"),
+        ("large", "cold"),
+        ("large", "factory"),
+    ]
+    assert all(line["median"] > 0 for line in lines)

@@ -9,7 +9,6 @@ import json
 import pathlib
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -350,15 +349,10 @@ def test_conductor_does_not_look_for_jobs_that_are_gone() -> None:
             persistence=backend,
             wait_timeout=7.0,
         )
-        assert conductor._look_seconds() == 7.0
-        now = time.monotonic()
-        conductor._cooling["soon"] = (now + 3.0, 1.0)
-        assert 2.0 < conductor._look_seconds() <= 3.0
-        conductor._cooling["soon"] = (now - 3.0, 1.0)
-        assert conductor._look_seconds() == 7.0
+        conductor._cooling.add(mock.Mock(uuid="gone"), longest_seconds=1.0)
         conductor._jobboard.iterjobs.return_value = iter(())
-        assert list(conductor._look_through()) == []
-        assert not conductor._cooling
+        assert list(conductor._round.look_through()) == []
+        assert not conductor._cooling.uuids()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

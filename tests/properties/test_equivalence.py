@@ -48,7 +48,7 @@ from taskflow.patterns import graph_flow, linear_flow, unordered_flow
 from taskflow.persistence import backends, models
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import Client, Delay, Disposition, ledger
+from lazy_engine import DELAYED, Client, Delay, Disposition, ledger
 from lazy_engine.engine import machine
 from lazy_engine.errors import DelayCancelled, DelayFailed, DelayTimeout
 from lazy_engine.outcome import Failed, Result
@@ -471,7 +471,7 @@ def run_lazily(case: Case, backend: Any) -> Trace:
     world = LazyWorld(client, case.order)
     trace = Trace()
     flow_uuid = _save_flow(backend)
-    engine = None
+    engine, state = None, ""
     for number in range(1000):
         if engine is None or case.reloads[number % len(case.reloads)]:
             with contextlib.closing(backend.get_connection()) as connection:
@@ -484,6 +484,8 @@ def run_lazily(case: Case, backend: Any) -> Trace:
                 defer_reverts=case.defers,
             )
             trace.watch(engine)
+        elif state == DELAYED:
+            engine.insist()  # as a conductor does with an engine that it has kept
         with InOrder.within(machine, "Memory", world.rank):
             state = _run(engine, trace, client)
         if state != "DELAYED":
