@@ -202,14 +202,10 @@ class Client(Delivery, Inspection):
             flow that is over, or that no conductor could make.
         :raises UnknownFlow: no such flow.
         """
-        record = self._ledger.set_wish(flow_uuid, None, None)
-        if record is None:
+        done = self._ledger.wake(flow_uuid, rings=self._board is not None)
+        if done is None:
             raise view.unknown_flow(flow_uuid)
-        if rules.is_over(record):
-            return False
-        if rules.has_owner(record, self._ledger.now()):
-            return True
-        return self._board is not None and record.has_factory and self._ring(record)
+        return done.has_owner or (done.must_ring and self._ring(done.record))
 
     def cancel(self, flow_uuid: str, reason: str) -> bool:
         """Call a flow off: revert all it has done, past every retry controller.

@@ -199,6 +199,13 @@ class Ledger(Protocol):
         :returns: ``None`` if the flow has no record.
         """
 
+    def wake(self, flow_uuid: str, *, rings: bool) -> r.Woken | None:
+        """End a flow's suspension and note a ring, as ``rules.wake`` says.
+
+        :param rings: whether the caller can post a doorbell.
+        :returns: ``None`` if the flow has no record.
+        """
+
     def set_wish(self, flow_uuid: str, wish: str | None, reason: str | None) -> r.FlowRecord | None:
         """Ask something of the flow's owner, present or next."""
 

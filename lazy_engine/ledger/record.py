@@ -473,6 +473,19 @@ class Cancelled:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """The answer to a wish to have a flow run on.
+
+    :ivar has_owner: somebody runs it, and goes on.
+    :ivar must_ring: the caller has to post a doorbell now (it is noted as rung).
+    """
+
+    record: FlowRecord
+    has_owner: bool
+    must_ring: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A flow to be stored before anybody runs it."""
 
