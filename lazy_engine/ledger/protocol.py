@@ -243,6 +243,18 @@ class Ledger(Protocol):
     def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
         """Return open delays, oldest first."""
 
+    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
+        """Count what waits, by task and age.
+
+        Looks at every open delay (and, in ZooKeeper, at every flow): for whoever
+        asks now and then. :class:`lazy_engine.metrics.Metrics` sees to it that
+        it is not asked more often than the store can bear.
+
+        :param ages_seconds: where one age class ends and the next begins, rising.
+        :param most_tasks: how many tasks are counted by themselves, those with
+            the most delays first.
+        """
+
     def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
         """Delete flows that ended before an instant, with all that is theirs; return how many.
 

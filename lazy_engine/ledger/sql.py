@@ -18,6 +18,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
+from lazy_engine.ledger.sql_census import SqlCensus
 from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_detail import DetailRows
@@ -25,7 +26,6 @@ from lazy_engine.ledger.sql_listing import SqlListing
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
 from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
-from lazy_engine.ledger.sql_watch import SqlWatch
 from lazy_engine.token import Key
 
 
@@ -43,7 +43,7 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 
 
-class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
+class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
     :param store: what kind of store it is (a key of ``GUARANTEES``).

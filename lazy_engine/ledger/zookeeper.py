@@ -26,7 +26,6 @@ from lazy_engine.ledger.zookeeper_delivery import ZooKeeperDelivery
 from lazy_engine.ledger.zookeeper_detail import dumps
 from lazy_engine.ledger.zookeeper_listing import ZooKeeperListing
 from lazy_engine.ledger.zookeeper_ownership import ZooKeeperOwnership
-from lazy_engine.ledger.zookeeper_watch import ZooKeeperWatch
 from lazy_engine.token import Key
 
 #: Largest outcome and largest result: an atom's znode holds more than its
@@ -39,7 +38,7 @@ MAX_RESULT_BYTES: Final = 512 * 1024
 _READ_TRIES: Final = 5
 
 
-class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, ZooKeeperListing):
+class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over kazoo.
 
     :param client: the kazoo client of TaskFlow's backend, started.

@@ -204,6 +204,8 @@ def encode_delay(delay: r.DelayRecord) -> bytes:
         outcome=_head(delay.outcome),
         late=_head(delay.late),
     )
+    if delay.traceparent is not None:
+        body["traceparent"] = delay.traceparent
     return dumps(body)
 
 
@@ -223,6 +225,7 @@ def decode_delay(key: DelayKey, data: bytes) -> r.DelayRecord:
         progress_text=body["progress_details"],
         outcome=_outcome(body["outcome"]),
         late=_outcome(body["late"]),
+        traceparent=body.get("traceparent"),
         **{name: body[name] for name in _PLAIN_DELAY_FIELDS},
     )
 
