@@ -82,6 +82,8 @@ class Client(Delivery, Inspection):
         flow = factory_module.remember(detail, factory, list(args), dict(kwargs or {}))
         named = models.FlowDetail(str(flow.name), detail.uuid)
         named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
+        if traceparent := self._ledger.observer.traceparent():
+            named.meta["traceparent"] = traceparent
         record, is_new = self._ledger.submit(
             r.Submission(
                 detail=named,
@@ -293,7 +295,7 @@ class Client(Delivery, Inspection):
         tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
         if tended is None:
             return False
-        report.tell_overdue(tended.fired)
+        report.tell_fired(self._ledger, tended.fired)
         if tended.wants_owner and self._board is not None:
             self._ring(tended.record)
         return tended.wants_owner

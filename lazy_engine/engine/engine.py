@@ -26,6 +26,7 @@ from lazy_engine.engine.runtime import LazyRuntime
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import Begun, WatchedRun
 
 LOG = logging.getLogger(__name__)
 
@@ -339,11 +340,33 @@ class LazyEngine(host.HostEngine):
             return answer.record
         self.storage.known = None
         opened = [record for record in answer.arrivals if record.opened_at is not None]
+        watched = self._watched(answer)
+        self._runtime_parts.task_action.watched = watched
         owned = Ownership(
-            self.storage, answer.lease, opened, answer.probing, answer.now, self._suspend_if_running
+            self.storage,
+            answer.lease,
+            opened,
+            answer.probing,
+            answer.now,
+            self._suspend_if_running,
+            watched,
         )
         self._get_ready_or_give_up(answer, owned)
         return owned
+
+    def _watched(self, taken: r.Taken) -> WatchedRun | None:
+        observer = self.storage.ledger.observer
+        if not observer.all:
+            return None
+        meta = (taken.detail.meta if taken.detail else self.storage.flow_meta) or {}
+        return observer.run(
+            Begun(
+                flow_uuid=self.storage.flow_uuid,
+                flow_name=str(self.storage.flow_name),
+                submitted=meta.get("traceparent"),
+                arrivals=taken.arrivals,
+            )
+        )
 
     def _suspend_if_running(self) -> None:
         if self.storage.get_flow_state() == states.RUNNING:
@@ -377,7 +400,7 @@ class LazyEngine(host.HostEngine):
     def _get_ready(self, taken: r.Taken) -> None:
         storage = self.storage
         runtime = self._runtime_parts
-        report.tell_overdue(taken.fired)
+        report.tell_fired(storage.ledger, taken.fired)
         if taken.detail is not None:
             storage.start_over(taken.detail)
             self.ensure_atoms()
@@ -394,7 +417,7 @@ class LazyEngine(host.HostEngine):
         runtime.task_action.default_timeout_seconds = self._settings.default_timeout_seconds
         runtime.task_action.signing_key = storage.ledger.signing_key(taken.lease.key_id)
         runtime.task_action.early = {
-            record.key: runtime.completer.result_of(record)
+            record.key: (record, runtime.completer.result_of(record))
             for record in taken.arrivals
             if record.opened_at is None
         }

@@ -26,6 +26,7 @@ from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
 from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES, TakeRequest, fenced
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 
@@ -36,6 +37,7 @@ class MemoryLedger(MemoryWatch):
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)

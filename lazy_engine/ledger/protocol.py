@@ -16,6 +16,7 @@ from lazy_engine.token import DelayKey, Key
 
 if TYPE_CHECKING:
     from lazy_engine.ledger.keeper import Keeper
+    from lazy_engine.observer import Several
 
 #: Largest outcome that a ledger takes, in bytes of canonical JSON.
 MAX_OUTCOME_BYTES: Final = 1024 * 1024
@@ -97,6 +98,8 @@ class Ledger(Protocol):
     guarantees: Guarantees
     max_outcome_bytes: int
     keeper: Keeper
+    #: Who is told what happens here, in this process.
+    observer: Several
 
     def encode(self, outcome: Result | Failed) -> Encoded:
         """Return the stored form; raises if this store could not keep it."""

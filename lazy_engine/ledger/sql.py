@@ -26,6 +26,7 @@ from lazy_engine.ledger.sql_listing import SqlListing
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
 from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 
@@ -51,6 +52,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(
         self,

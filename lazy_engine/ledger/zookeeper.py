@@ -26,6 +26,7 @@ from lazy_engine.ledger.zookeeper_delivery import ZooKeeperDelivery
 from lazy_engine.ledger.zookeeper_detail import dumps
 from lazy_engine.ledger.zookeeper_listing import ZooKeeperListing
 from lazy_engine.ledger.zookeeper_ownership import ZooKeeperOwnership
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 #: Largest outcome and largest result: an atom's znode holds more than its
@@ -48,6 +49,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperListing):
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(self, client: Any, root_path: str) -> None:
         super().__init__(client, root_path)
