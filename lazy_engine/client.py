@@ -27,6 +27,7 @@ from lazy_engine.board import Board
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import META_TRACE
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Client(Delivery, Inspection):
         named = models.FlowDetail(str(flow.name), detail.uuid)
         named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
         if traceparent := self._ledger.observer.traceparent():
-            named.meta["traceparent"] = traceparent
+            named.meta[META_TRACE] = traceparent
         record, is_new = self._ledger.submit(
             r.Submission(
                 detail=named,

@@ -16,12 +16,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from lazy_engine.ledger.record import DelayOpening, DelayRecord
 from lazy_engine.receipt import Receipt
 from lazy_engine.terms import Fired
 from lazy_engine.token import DelayKey
+
+#: Key of a flow's ``meta`` under which the trace is kept that it is part of.
+META_TRACE: Final = "traceparent"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -48,13 +51,13 @@ class Delivered:
 class Begun:
     """A run of a flow that begins: its engine has just become the flow's owner.
 
-    :ivar submitted: the trace that the flow was submitted in, or ``None``.
+    :ivar traceparent: the trace that the flow was submitted or first run in, or ``None``.
     :ivar arrivals: outcomes that were there to absorb.
     """
 
     flow_uuid: str
     flow_name: str
-    submitted: str | None
+    traceparent: str | None
     arrivals: Sequence[DelayRecord]
 
 
@@ -107,6 +110,9 @@ class WatchedAttempt:
 
 class WatchedRun:
     """One run of one flow, as an observer follows it."""
+
+    #: To be kept with the flow, should it have none yet.
+    traceparent: str | None = None
 
     def attempt(self, name: DelayKey, task_name: str) -> WatchedAttempt | None:
         """Be told that a task is about to be executed or reverted."""
@@ -195,6 +201,7 @@ class SeveralRuns(WatchedRun):
 
     def __init__(self, runs: Sequence[WatchedRun]) -> None:
         self._runs = runs
+        self.traceparent = next((each.traceparent for each in runs if each.traceparent), None)
 
     def attempt(self, name: DelayKey, task_name: str) -> WatchedAttempt | None:
         attempts = [one for each in self._runs if (one := each.attempt(name, task_name))]

@@ -26,7 +26,7 @@ from lazy_engine.engine.runtime import LazyRuntime
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
-from lazy_engine.observer import Begun, WatchedRun
+from lazy_engine.observer import META_TRACE, Begun, WatchedRun
 
 LOG = logging.getLogger(__name__)
 
@@ -363,7 +363,7 @@ class LazyEngine(host.HostEngine):
             Begun(
                 flow_uuid=self.storage.flow_uuid,
                 flow_name=str(self.storage.flow_name),
-                submitted=meta.get("traceparent"),
+                traceparent=meta.get(META_TRACE),
                 arrivals=taken.arrivals,
             )
         )
@@ -413,6 +413,13 @@ class LazyEngine(host.HostEngine):
                 super().reset()
             self._reset_asked = False
         self._resumes = False
+        watched = runtime.task_action.watched
+        if (
+            watched is not None
+            and watched.traceparent
+            and META_TRACE not in (storage.flow_meta or {})
+        ):
+            storage.update_flow_metadata({META_TRACE: watched.traceparent})
         runtime.completer.is_cancelling = False
         runtime.task_action.default_timeout_seconds = self._settings.default_timeout_seconds
         runtime.task_action.signing_key = storage.ledger.signing_key(taken.lease.key_id)

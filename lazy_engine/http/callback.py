@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
@@ -15,6 +16,8 @@ from lazy_engine.http.permission import Signature
 from lazy_engine.http.pool import Pool
 from lazy_engine.http.wire import Answer
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _Token = Annotated[
     str, Path(description="what the task handed out; a secret, and the permission to answer")
 ]
@@ -53,15 +56,17 @@ def _add_single(router: APIRouter, client: Client, pool: Pool) -> None:
     }
 
     @router.post("/tokens/{token}/complete", response_model=wire.ReceiptAnswer, responses=receipts)
-    async def complete(token: _Token, sent: wire.SentResult) -> Answer:
+    async def complete(request: Request, token: _Token, sent: wire.SentResult) -> Answer:
         """Deliver a result; durable before the answer comes."""
-        return answer.give(await pool.run(client.complete, token, sent.result))
+        call = _joined(request, client, client.complete)
+        return answer.give(await pool.run(call, token, sent.result))
 
     @router.post("/tokens/{token}/fail", response_model=wire.ReceiptAnswer, responses=receipts)
-    async def fail(token: _Token, sent: wire.SentFailure) -> Answer:
+    async def fail(request: Request, token: _Token, sent: wire.SentFailure) -> Answer:
         """Deliver a failure; durable before the answer comes."""
-        call = pool.run(client.fail, token, sent.error, kind=sent.kind, details=sent.details)
-        return answer.give(await call)
+        call = _joined(request, client, client.fail)
+        done = pool.run(call, token, sent.error, kind=sent.kind, details=sent.details)
+        return answer.give(await done)
 
     @router.post(
         "/tokens/{token}/heartbeat",
@@ -77,11 +82,16 @@ def _add_single(router: APIRouter, client: Client, pool: Pool) -> None:
 
 def _add_batch(router: APIRouter, client: Client, pool: Pool) -> None:
     @router.post("/deliveries", response_model=wire.BatchAnswer)
-    async def deliver_many(sent: wire.SentBatch) -> Answer:
+    async def deliver_many(request: Request, sent: wire.SentBatch) -> Answer:
         """Deliver many outcomes; a bad one does not touch the others."""
         items = [(item.token, _outcome(item)) for item in sent.deliveries]
-        results = await pool.run(client.deliver_many, items)
+        results = await pool.run(_joined(request, client, client.deliver_many), items)
         return Answer({"receipts": [answer.give_item(result) for result in results]})
+
+
+def _joined(request: Request, client: Client, call: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return a call that takes part in the trace that its caller names, if anybody traces."""
+    return client.observer.joined(request.headers.get("traceparent"), call)
 
 
 def _outcome(item: wire.TokenAndResult | wire.TokenAndFailure) -> Result | Failed:
