@@ -8,13 +8,14 @@ there, after it has become durable. :mod:`lazy_engine.metrics` and
 and nothing but this module is imported.
 
 Methods are called in the thread that does the work, with no lock of the
-ledger's held. They must be quick and must not raise. None is told a token.
+ledger's held. They must be quick. What they raise is logged, and ends nothing.
+None is told a token.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -22,6 +23,8 @@ from lazy_engine.ledger.record import DelayOpening, DelayRecord
 from lazy_engine.receipt import Receipt
 from lazy_engine.terms import Fired
 from lazy_engine.token import DelayKey
+
+LOG = logging.getLogger(__name__)
 
 #: Key of a flow's ``meta`` under which the trace is kept that it is part of.
 META_TRACE: Final = "traceparent"
@@ -160,6 +163,18 @@ class Observer:
         return call
 
 
+def _tell(call: Callable[..., _T], *told: Any) -> _T | None:
+    """Tell an observer; what it raises is its own affair, and must end nobody's work.
+
+    What it is told of is durable by then: an error would say that it is not.
+    """
+    try:
+        return call(*told)
+    except Exception:
+        LOG.exception("an observer failed")
+        return None
+
+
 class Several(Observer):
     """Tells several observers; the first that has a trace to offer gives it."""
 
@@ -168,31 +183,31 @@ class Several(Observer):
 
     def delivered(self, delivered: Delivered) -> None:
         for each in self.all:
-            each.delivered(delivered)
+            _tell(each.delivered, delivered)
 
     def refused(self, error: Exception) -> None:
         for each in self.all:
-            each.refused(error)
+            _tell(each.refused, error)
 
     def fired(self, fired: Iterable[Fired]) -> None:
         told = list(fired)
         for each in self.all:
-            each.fired(told)
+            _tell(each.fired, told)
 
     def had_incident(self, kind: str) -> None:
         for each in self.all:
-            each.had_incident(kind)
+            _tell(each.had_incident, kind)
 
     def run(self, begun: Begun) -> WatchedRun | None:
-        runs = [run for each in self.all if (run := each.run(begun)) is not None]
-        return SeveralRuns(runs) if len(runs) > 1 else next(iter(runs), None)
+        runs = [run for each in self.all if (run := _tell(each.run, begun)) is not None]
+        return SeveralRuns(runs) if runs else None
 
     def traceparent(self) -> str | None:
-        return next((found for each in self.all if (found := each.traceparent())), None)
+        return next((found for each in self.all if (found := _tell(each.traceparent))), None)
 
     def joined(self, traceparent: str | None, call: Callable[_P, _T]) -> Callable[_P, _T]:
         for each in self.all:
-            call = each.joined(traceparent, call)
+            call = _tell(each.joined, traceparent, call) or call
         return call
 
 
@@ -204,16 +219,16 @@ class SeveralRuns(WatchedRun):
         self.traceparent = next((each.traceparent for each in runs if each.traceparent), None)
 
     def attempt(self, name: DelayKey, task_name: str) -> WatchedAttempt | None:
-        attempts = [one for each in self._runs if (one := each.attempt(name, task_name))]
-        return SeveralAttempts(attempts) if len(attempts) > 1 else next(iter(attempts), None)
+        attempts = [one for each in self._runs if (one := _tell(each.attempt, name, task_name))]
+        return SeveralAttempts(attempts) if attempts else None
 
     def committed(self, opened: Sequence[DelayOpening], absorbed: Sequence[Absorbed]) -> None:
         for each in self._runs:
-            each.committed(opened, absorbed)
+            _tell(each.committed, opened, absorbed)
 
     def end(self, state: str | None) -> None:
         for each in self._runs:
-            each.end(state)
+            _tell(each.end, state)
 
 
 class SeveralAttempts(WatchedAttempt):
@@ -222,19 +237,19 @@ class SeveralAttempts(WatchedAttempt):
     def __init__(self, attempts: Sequence[WatchedAttempt]) -> None:
         self._attempts = attempts
         self.traceparent = next((each.traceparent for each in attempts if each.traceparent), None)
-        self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> WatchedAttempt:
         for each in self._attempts:
-            self._entered.enter_context(each)
+            _tell(each.__enter__)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._entered.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        for each in reversed(self._attempts):
+            _tell(each.__exit__, None, None, None)
 
     def end(self, what: str) -> None:
         for each in self._attempts:
-            each.end(what)
+            _tell(each.end, what)
 
 
 #: Whom a store tells that nobody observes.

@@ -237,5 +237,11 @@ def _written(found: contexts.Context) -> str | None:
 def _links(found: Sequence[contexts.Context], parent: contexts.Context | None) -> list[trace.Link]:
     """Return links to contexts that are valid and not the parent."""
     own = None if parent is None else trace.get_current_span(parent).get_span_context()
-    others = dict.fromkeys(trace.get_current_span(each).get_span_context() for each in found)
-    return [trace.Link(each) for each in others if each.is_valid and each != own]
+    others = {
+        (each.trace_id, each.span_id): each
+        for each in (trace.get_current_span(one).get_span_context() for one in found)
+        if each.is_valid
+    }
+    if own is not None:
+        others.pop((own.trace_id, own.span_id), None)
+    return [trace.Link(each) for each in others.values()]
