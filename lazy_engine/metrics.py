@@ -195,11 +195,6 @@ def _effect(fired: Fired) -> str:
     return "timeout" if outcome is None else outcome.kind
 
 
-def _label(task_name: str) -> str:
-    """Return a task's name as text that can be written down for strangers."""
-    return mask(task_name.encode("utf-8", "replace").decode())
-
-
 class _Names:
     """Lets so many names become labels, for good: a label that came and went would count anew."""
 
@@ -209,7 +204,7 @@ class _Names:
         self._lock = threading.Lock()
 
     def label(self, name: str) -> str:
-        name = _label(name)
+        name = mask(name)
         with self._lock:
             if name not in self._known and len(self._known) >= self._most:
                 return OTHER
@@ -276,7 +271,7 @@ class _Store(registry.Collector):
         numbers: Counter[tuple[str, str]] = Counter()
         seconds: dict[str, float] = {}
         for each in census.open:
-            name = OTHER if each.task_name is None else _label(each.task_name)
+            name = OTHER if each.task_name is None else mask(each.task_name)
             for age, number in zip((*AGES, OLDER), each.by_age, strict=True):
                 numbers[name, age] += number
             waited = (census.now - each.oldest_at) / 1e6 + since_seconds
