@@ -64,7 +64,8 @@ class Delivery(Access):
     ) -> list[Receipt | errors.LazyEngineError]:
         """Deliver many outcomes; a bad item does not touch the others.
 
-        Outcomes for one flow are recorded in one transaction and ring once.
+        Outcomes for one flow are recorded in one transaction and ring once; those for
+        several flows share transactions where the store can.
 
         :returns: for each item, in order, its receipt or what was wrong with it.
         """
@@ -79,11 +80,19 @@ class Delivery(Access):
                 answers[index] = errors.OutcomeNotStorable(str(error))
             else:
                 by_flow.setdefault(delivery.key.flow_uuid, []).append((index, delivery))
+        began_ns = time.time_ns()
+        all_done = self._ledger.deliver_all(
+            {flow_uuid: [each for _, each in numbered] for flow_uuid, numbered in by_flow.items()},
+            rings=self._board is not None,
+        )
         for flow_uuid, numbered in by_flow.items():
-            try:
-                receipts = self._deliver(flow_uuid, [delivery for _, delivery in numbered])
-            except errors.LazyEngineError as error:
-                receipts = [error] * len(numbered)
+            done = all_done[flow_uuid]
+            receipts: Sequence[Receipt | errors.LazyEngineError]
+            if isinstance(done, errors.LazyEngineError):
+                receipts = [done] * len(numbered)
+            else:
+                deliveries = [each for _, each in numbered]
+                receipts = self._receipts(flow_uuid, deliveries, done, began_ns)
             for (index, _), receipt in zip(numbered, receipts, strict=True):
                 answers[index] = receipt
         for answer in answers:
@@ -137,6 +146,16 @@ class Delivery(Access):
     ) -> Sequence[Receipt | errors.LazyEngineError]:
         began_ns = time.time_ns()
         done = self._ledger.deliver(flow_uuid, deliveries, rings=self._board is not None)
+        return self._receipts(flow_uuid, deliveries, done, began_ns)
+
+    def _receipts(
+        self,
+        flow_uuid: str,
+        deliveries: Sequence[r.Delivery],
+        done: r.DeliveredToFlow | None,
+        began_ns: int,
+    ) -> Sequence[Receipt | errors.LazyEngineError]:
+        """Ring if need be, and return what is told of deliveries to one flow."""
         if done is None:
             return [_unknown_delay(flow_uuid)] * len(deliveries)
         woken = done.has_owner or done.is_rung

@@ -18,6 +18,7 @@ from lazy_engine import Client
 from lazy_engine.http import answer, callback, operation
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.gate import Gate
+from lazy_engine.http.gathering import Gathering
 from lazy_engine.http.limit import Limits
 from lazy_engine.http.measure import add_metrics
 from lazy_engine.http.permission import Keys, Signature
@@ -73,9 +74,15 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(
-        callback.make_router(client, _pool(limits, limits.delivery_threads), signature)
+    pool = _pool(limits, limits.delivery_threads)
+    gathering = Gathering(
+        client,
+        pool,
+        threads=limits.delivery_threads,
+        waiting=limits.waiting,
+        waiting_seconds=limits.waiting_seconds,
     )
+    app.include_router(callback.make_router(client, pool, gathering, signature))
     if api_keys or read_keys:
         keys = Keys(api_keys, read_keys)
         app.include_router(

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
-from lazy_engine import Client, Failed, Result
+from lazy_engine import Client, Failed, Receipt, Result
 from lazy_engine.http import answer, wire
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.body import StrictRoute
+from lazy_engine.http.gathering import Gathering
 from lazy_engine.http.permission import Signature
 from lazy_engine.http.pool import Pool
 from lazy_engine.http.wire import Answer
@@ -23,7 +25,9 @@ _Token = Annotated[
 ]
 
 
-def make_router(client: Client, pool: Pool, signature: Signature | None) -> APIRouter:
+def make_router(
+    client: Client, pool: Pool, gathering: Gathering, signature: Signature | None
+) -> APIRouter:
     """Return the endpoints that deliver.
 
     :param signature: what callers sign with beside their token, or ``None``.
@@ -43,12 +47,21 @@ def make_router(client: Client, pool: Pool, signature: Signature | None) -> APIR
         responses=_problems(401 if signature else 408, 408, 413, 415, 422, 503),
         tags=["delivery"],
     )
-    _add_single(router, client, pool)
+    _add_single(router, client, pool, gathering)
     _add_batch(router, client, pool)
     return router
 
 
-def _add_single(router: APIRouter, client: Client, pool: Pool) -> None:
+def _add_single(router: APIRouter, client: Client, pool: Pool, gathering: Gathering) -> None:
+    async def deliver(
+        request: Request, token: str, outcome: Result | Failed, alone: Callable[[], Receipt]
+    ) -> Receipt:
+        joined = _joined(request, client, alone)
+        if joined is not alone:
+            # It takes part in a trace of its own, which those beside it do not.
+            return await pool.run(joined)
+        return await gathering.deliver(token, outcome, alone)
+
     receipts: dict[int | str, dict[str, Any]] = {
         409: {"model": wire.ReceiptAnswer, "description": "another outcome was recorded before"},
         410: {"model": wire.ReceiptAnswer, "description": "the delay is closed"},
@@ -58,15 +71,15 @@ def _add_single(router: APIRouter, client: Client, pool: Pool) -> None:
     @router.post("/tokens/{token}/complete", response_model=wire.ReceiptAnswer, responses=receipts)
     async def complete(request: Request, token: _Token, sent: wire.SentResult) -> Answer:
         """Deliver a result; durable before the answer comes."""
-        call = _joined(request, client, client.complete)
-        return answer.give(await pool.run(call, token, sent.result))
+        alone = functools.partial(client.complete, token, sent.result)
+        return answer.give(await deliver(request, token, Result(sent.result), alone))
 
     @router.post("/tokens/{token}/fail", response_model=wire.ReceiptAnswer, responses=receipts)
     async def fail(request: Request, token: _Token, sent: wire.SentFailure) -> Answer:
         """Deliver a failure; durable before the answer comes."""
-        call = _joined(request, client, client.fail)
-        done = pool.run(call, token, sent.error, kind=sent.kind, details=sent.details)
-        return answer.give(await done)
+        told = {"kind": sent.kind, "details": sent.details}
+        alone = functools.partial(client.fail, token, sent.error, **told)
+        return answer.give(await deliver(request, token, Failed(sent.error, **told), alone))
 
     @router.post(
         "/tokens/{token}/heartbeat",

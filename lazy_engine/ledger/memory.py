@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
@@ -25,7 +25,13 @@ from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident, refus
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
-from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES, TakeRequest, fenced
+from lazy_engine.ledger.protocol import (
+    GUARANTEES,
+    MAX_OUTCOME_BYTES,
+    TakeRequest,
+    deliver_each,
+    fenced,
+)
 from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
@@ -289,6 +295,11 @@ class MemoryLedger(MemoryWatch):
                 must_ring=must_ring,
                 is_rung=rules.is_rung(record, now),
             )
+
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        return deliver_each(self, by_flow, rings=rings)
 
     # -- wishes, incidents and jobs ---------------------------------------
 

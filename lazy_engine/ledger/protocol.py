@@ -79,6 +79,10 @@ class TakeRequest:
     is_dead: Callable[[str], bool]
 
 
+#: After so many flows in a row for which the store failed the rest are not tried:
+#: each try takes seconds where a server is away.
+_GONE_AFTER: Final = 2
+
 #: How many flows a purge knows of at once.
 PURGE_PAGE: Final = 100
 
@@ -165,6 +169,16 @@ class Ledger(Protocol):
 
         :param rings: whether the caller can post a doorbell.
         :returns: ``None`` if the flow has no record.
+        """
+
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        """Record outcomes of many flows, where the store can in few transactions.
+
+        One flow's trouble does not touch the others.
+
+        :returns: for each flow, by its uuid, what :meth:`deliver` returns or raises.
         """
 
     def unring(self, flow_uuid: str) -> None:
@@ -270,6 +284,28 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Let go of the store."""
+
+
+def deliver_each(
+    ledger: Ledger, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+    """Record outcomes of many flows, one flow after the other."""
+    answers: dict[str, r.DeliveredToFlow | errors.LazyEngineError | None] = {}
+    gone: errors.StoreUnavailable | None = None
+    in_a_row = 0
+    for flow_uuid, deliveries in by_flow.items():
+        if gone is not None and in_a_row >= _GONE_AFTER:
+            answers[flow_uuid] = gone
+            continue
+        try:
+            answers[flow_uuid] = ledger.deliver(flow_uuid, deliveries, rings=rings)
+            in_a_row = 0
+        except errors.StoreUnavailable as error:
+            answers[flow_uuid] = gone = error
+            in_a_row += 1
+        except errors.LazyEngineError as error:
+            answers[flow_uuid] = error
+    return answers
 
 
 def fenced(lease: r.Lease) -> errors.Fenced:

@@ -120,6 +120,11 @@ class Transactor:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
+        # SQLite has one writer at a time, and whoever finds one sleeps for ever longer
+        # spells of up to 100 ms: threads of one process had better line up.
+        self._turns: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self._is_sqlite else contextlib.nullcontext()
+        )
         self._pid = os.getpid()
         self._looking = threading.Lock()
         self._looker: tuple[int, sa.Connection] | None = None
@@ -144,6 +149,7 @@ class Transactor:
 
         def attempt() -> T:
             with (
+                self._turns,
                 self.engine.connect() as connection,
                 contextlib.nullcontext() if is_lasting else _hurried(connection),
                 connection.begin(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
@@ -152,6 +152,11 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperListing):
             [Guard(path, 0 if found is None else found[1], b"")],
             [Put(f"{path}/{made.key_id}", node.dumps(body), is_new=True)],
         )
+
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        return protocol.deliver_each(self, by_flow, rings=rings)
 
     # -- wishes, incidents and jobs ---------------------------------------
 
