@@ -73,6 +73,9 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Its own spans have whole paths in them, with tokens; older versions have none, and
+        # keep what they do not know.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     pool = _pool(limits, limits.delivery_threads)
     gathering = Gathering(

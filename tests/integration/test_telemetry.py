@@ -233,6 +233,23 @@ def test_no_span_has_a_token_in_it(client: Client, tracing: Tracing) -> None:
     assert "lz1." not in told
 
 
+def test_no_span_of_the_web_framework_has_a_token_in_it(
+    client: Client, tracing: Tracing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the host program had set its tracing up for all.
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracing.provider)
+    flow_uuid = park(client)
+    token = client.token(flow_uuid, "asks")
+    with Server(make_app(client)) as server:
+        assert Web(server.url).post(f"/v1/tokens/{token}/complete", {"result": 1}).status == 200
+        assert Web(server.url).post(f"/v1/tokens/{token}x/complete", {"result": 1}).status == 404
+    spans = tracing.exporter.get_finished_spans()
+    assert token not in "".join(span.to_json() for span in spans)
+    assert {span.name for span in spans} == {
+        f"lazy_engine.{each}" for each in ("run", "execute", "deliver")
+    }
+
+
 def test_answer_that_came_first_keeps_the_trace(client: Client, tracing: Tracing) -> None:
     class Hasty(task.Task):
         def execute(self) -> Delay:
