@@ -260,9 +260,10 @@ def _compare(url: str, arguments: argparse.Namespace) -> None:
             "in-process": lambda tokens: _in_process(store.client, tokens, connections),
             "http": lambda tokens: _over_http(served, tokens, connections),
         }
-        store.park(arguments.parked + 2 * (_WARMING + arguments.rounds * count))
+        warming = min(_WARMING, count)
+        store.park(arguments.parked + 2 * (warming + arguments.rounds * count))
         for deliver in ways.values():
-            deliver(store.take(_WARMING))
+            deliver(store.take(warming))
         for _ in range(arguments.rounds):
             for name, deliver in ways.items():
                 taken[name].append(deliver(store.take(count)))
