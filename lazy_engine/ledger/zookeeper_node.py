@@ -203,9 +203,8 @@ def encode_delay(delay: r.DelayRecord) -> bytes:
         progress_details=delay.progress_text,
         outcome=_head(delay.outcome),
         late=_head(delay.late),
+        traceparent=delay.traceparent,
     )
-    if delay.traceparent is not None:
-        body["traceparent"] = delay.traceparent
     return dumps(body)
 
 
@@ -225,7 +224,7 @@ def decode_delay(key: DelayKey, data: bytes) -> r.DelayRecord:
         progress_text=body["progress_details"],
         outcome=_outcome(body["outcome"]),
         late=_outcome(body["late"]),
-        traceparent=body.get("traceparent"),
+        traceparent=body.get("traceparent"),  # older ones have none
         **{name: body[name] for name in _PLAIN_DELAY_FIELDS},
     )
 
