@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from lazy_engine import Client, Failed, Receipt, Result
 from lazy_engine.http import answer, wire
 from lazy_engine.http.answer import Refusal, Word
-from lazy_engine.http.body import StrictRoute
+from lazy_engine.http.body import StrictRoute, direct_route
 from lazy_engine.http.gathering import Gathering
 from lazy_engine.http.permission import Signature
 from lazy_engine.http.pool import Pool
@@ -47,12 +47,18 @@ def make_router(
         responses=_problems(401 if signature else 408, 408, 413, 415, 422, 503),
         tags=["delivery"],
     )
-    _add_single(router, client, pool, gathering)
+    _add_single(router, client, pool, gathering, direct_route(check_signature))
     _add_batch(router, client, pool)
     return router
 
 
-def _add_single(router: APIRouter, client: Client, pool: Pool, gathering: Gathering) -> None:
+def _add_single(
+    router: APIRouter,
+    client: Client,
+    pool: Pool,
+    gathering: Gathering,
+    direct: type[StrictRoute],
+) -> None:
     async def deliver(
         request: Request, token: str, outcome: Result | Failed, alone: Callable[[], Receipt]
     ) -> Receipt:
@@ -68,18 +74,26 @@ def _add_single(router: APIRouter, client: Client, pool: Pool, gathering: Gather
         **_problems(404),
     }
 
-    @router.post("/tokens/{token}/complete", response_model=wire.ReceiptAnswer, responses=receipts)
     async def complete(request: Request, token: _Token, sent: wire.SentResult) -> Answer:
         """Deliver a result; durable before the answer comes."""
         alone = functools.partial(client.complete, token, sent.result)
         return answer.give(await deliver(request, token, Result(sent.result), alone))
 
-    @router.post("/tokens/{token}/fail", response_model=wire.ReceiptAnswer, responses=receipts)
     async def fail(request: Request, token: _Token, sent: wire.SentFailure) -> Answer:
         """Deliver a failure; durable before the answer comes."""
         told = {"kind": sent.kind, "details": sent.details}
         alone = functools.partial(client.fail, token, sent.error, **told)
         return answer.give(await deliver(request, token, Failed(sent.error, **told), alone))
+
+    for verb, endpoint in (("complete", complete), ("fail", fail)):
+        router.add_api_route(
+            f"/tokens/{{token}}/{verb}",
+            endpoint,
+            methods=["POST"],
+            response_model=wire.ReceiptAnswer,
+            responses=receipts,
+            route_class_override=direct,
+        )
 
     @router.post(
         "/tokens/{token}/heartbeat",

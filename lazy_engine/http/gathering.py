@@ -15,6 +15,10 @@ from lazy_engine.http.pool import Overloaded, Pool
 
 #: How many are handed over together at most.
 _MOST: Final = 64
+#: How many such parties are at work while none is stuck, and how many more wait
+#: for each of them before another one begins.
+_AT_WORK: Final = 2
+_FEW: Final = 2
 #: How long one waits for those before it, until they count as stuck and another
 #: thread goes on: the row of a flow may be locked by whoever runs it.
 _PATIENCE_SECONDS: Final = 0.02
@@ -74,7 +78,7 @@ class Gathering:
             raise Overloaded
         item = _Item(token, outcome, alone, loop.create_future())
         line.waiting.append(item)
-        if not line.workers:
+        if self._wants_worker(line):
             self._start(loop, line)
             return await item.answer
         timers = [
@@ -86,6 +90,15 @@ class Gathering:
         finally:
             for timer in timers:
                 timer.cancel()
+
+    def _wants_worker(self, line: _Line) -> bool:
+        """Whether to begin with what waits now, and not with what comes meanwhile.
+
+        Two take turns: while one waits for the store, the other's requests are read
+        and answered.
+        """
+        workers = len(line.workers)
+        return workers < min(_AT_WORK, self._threads) and len(line.waiting) > _FEW * workers
 
     def _start(self, loop: asyncio.AbstractEventLoop, line: _Line) -> None:
         line.workers.add(loop.create_task(self._work(line)))
