@@ -17,6 +17,7 @@ from lazy_engine import (
     view,
 )
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import Observer, Several
 
 
 class Access:
@@ -26,6 +27,19 @@ class Access:
         self.backend = open_backend(persistence)
         self._board = None if jobboard is None else board.of(jobboard)
         self._ledger = ledger.beside(self.backend)
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told of what happens in this store, in this process."""
+        return self._ledger.observer
+
+    def observe(self, observer: Observer) -> None:
+        """Have an observer told of what happens in this store from now on.
+
+        Of what this process does there: its clients, engines, conductors and
+        watchdogs that use the same backend object.
+        """
+        self._ledger.observer = Several((*self._ledger.observer.all, observer))
 
     def _require(self, flow_uuid: str) -> r.FlowRecord:
         record = self._ledger.flow(flow_uuid)

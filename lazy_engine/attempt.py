@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lazy_engine import token
+
+if TYPE_CHECKING:
+    from lazy_engine.observer import WatchedAttempt
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -22,6 +25,7 @@ class Attempt:
     :ivar default_timeout_seconds: for a ``Delay`` that names no deadline.
     :ivar has_probe: whether the task can look for itself.
     :ivar made: how many ``Delay`` objects the task has made so far.
+    :ivar watched: what follows it, or ``None``.
     """
 
     name: token.DelayKey
@@ -30,6 +34,7 @@ class Attempt:
     default_timeout_seconds: float | None = None
     has_probe: bool = False
     made: int = 0
+    watched: WatchedAttempt | None = None
 
     def __repr__(self) -> str:
         return f"<Attempt {self.name.attempt} of {self.task_name!r} ({self.name.kind})>"

@@ -27,6 +27,7 @@ from lazy_engine.board import Board
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import META_TRACE
 
 LOG = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Client(Delivery, Inspection):
         flow = factory_module.remember(detail, factory, list(args), dict(kwargs or {}))
         named = models.FlowDetail(str(flow.name), detail.uuid)
         named.meta = {**detail.meta, **({"store": given["store"]} if given["store"] else {})}
+        if traceparent := self._ledger.observer.traceparent():
+            named.meta[META_TRACE] = traceparent
         record, is_new = self._ledger.submit(
             r.Submission(
                 detail=named,
@@ -202,14 +205,10 @@ class Client(Delivery, Inspection):
             flow that is over, or that no conductor could make.
         :raises UnknownFlow: no such flow.
         """
-        record = self._ledger.set_wish(flow_uuid, None, None)
-        if record is None:
+        done = self._ledger.wake(flow_uuid, rings=self._board is not None)
+        if done is None:
             raise view.unknown_flow(flow_uuid)
-        if rules.is_over(record):
-            return False
-        if rules.has_owner(record, self._ledger.now()):
-            return True
-        return self._board is not None and record.has_factory and self._ring(record)
+        return done.has_owner or (done.must_ring and self._ring(done.record))
 
     def cancel(self, flow_uuid: str, reason: str) -> bool:
         """Call a flow off: revert all it has done, past every retry controller.
@@ -297,7 +296,7 @@ class Client(Delivery, Inspection):
         tended = self._ledger.tend(flow_uuid, rings=self._board is not None)
         if tended is None:
             return False
-        report.tell_overdue(tended.fired)
+        report.tell_fired(self._ledger, tended.fired)
         if tended.wants_owner and self._board is not None:
             self._ring(tended.record)
         return tended.wants_owner

@@ -154,6 +154,17 @@ class Delay(Exception):
         return self._attempt.name.attempt
 
     @property
+    def traceparent(self) -> str | None:
+        """The trace that this attempt is part of (W3C Trace Context), to hand on.
+
+        Give it to the outside as the ``traceparent`` of the request, so that its
+        work joins the trace; not secret. It is kept with the delay, and the
+        resume goes on with it. ``None`` without :mod:`lazy_engine.telemetry`.
+        """
+        watched = self._attempt.watched
+        return None if watched is None else watched.traceparent
+
+    @property
     def details_text(self) -> str | None:
         """*details* as canonical JSON, or ``None``."""
         return self._details_text

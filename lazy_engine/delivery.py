@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from lazy_engine import (
 from lazy_engine.access import Access
 from lazy_engine.delay import encode_details
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import Delivered
 from lazy_engine.outcome import Failed, Result
 from lazy_engine.receipt import Heartbeat, Receipt
 
@@ -62,7 +64,8 @@ class Delivery(Access):
     ) -> list[Receipt | errors.LazyEngineError]:
         """Deliver many outcomes; a bad item does not touch the others.
 
-        Outcomes for one flow are recorded in one transaction and ring once.
+        Outcomes for one flow are recorded in one transaction and ring once; those for
+        several flows share transactions where the store can.
 
         :returns: for each item, in order, its receipt or what was wrong with it.
         """
@@ -77,13 +80,24 @@ class Delivery(Access):
                 answers[index] = errors.OutcomeNotStorable(str(error))
             else:
                 by_flow.setdefault(delivery.key.flow_uuid, []).append((index, delivery))
+        began_ns = time.time_ns()
+        all_done = self._ledger.deliver_all(
+            {flow_uuid: [each for _, each in numbered] for flow_uuid, numbered in by_flow.items()},
+            rings=self._board is not None,
+        )
         for flow_uuid, numbered in by_flow.items():
-            try:
-                receipts = self._deliver(flow_uuid, [delivery for _, delivery in numbered])
-            except errors.LazyEngineError as error:
-                receipts = [error] * len(numbered)
+            done = all_done[flow_uuid]
+            receipts: Sequence[Receipt | errors.LazyEngineError]
+            if isinstance(done, errors.LazyEngineError):
+                receipts = [done] * len(numbered)
+            else:
+                deliveries = [each for _, each in numbered]
+                receipts = self._receipts(flow_uuid, deliveries, done, began_ns)
             for (index, _), receipt in zip(numbered, receipts, strict=True):
                 answers[index] = receipt
+        for answer in answers:
+            if isinstance(answer, errors.LazyEngineError):
+                self._ledger.observer.refused(answer)
         return [answer for answer in answers if answer is not None]
 
     def heartbeat(
@@ -105,10 +119,14 @@ class Delivery(Access):
         return Heartbeat(cancelled=not beat.is_wanted)
 
     def _deliver_one(self, text: str, value: Result | Failed) -> Receipt:
-        delivery = self._delivery(text, value)
-        (receipt,) = self._deliver(delivery.key.flow_uuid, [delivery])
-        if isinstance(receipt, errors.LazyEngineError):
-            raise receipt
+        try:
+            delivery = self._delivery(text, value)
+            (receipt,) = self._deliver(delivery.key.flow_uuid, [delivery])
+            if isinstance(receipt, errors.LazyEngineError):
+                raise receipt
+        except errors.LazyEngineError as error:
+            self._ledger.observer.refused(error)
+            raise
         return receipt
 
     def _delivery(self, text: str, value: Result | Failed) -> r.Delivery:
@@ -126,13 +144,24 @@ class Delivery(Access):
     def _deliver(
         self, flow_uuid: str, deliveries: Sequence[r.Delivery]
     ) -> Sequence[Receipt | errors.LazyEngineError]:
+        began_ns = time.time_ns()
         done = self._ledger.deliver(flow_uuid, deliveries, rings=self._board is not None)
+        return self._receipts(flow_uuid, deliveries, done, began_ns)
+
+    def _receipts(
+        self,
+        flow_uuid: str,
+        deliveries: Sequence[r.Delivery],
+        done: r.DeliveredToFlow | None,
+        began_ns: int,
+    ) -> Sequence[Receipt | errors.LazyEngineError]:
+        """Ring if need be, and return what is told of deliveries to one flow."""
         if done is None:
             return [_unknown_delay(flow_uuid)] * len(deliveries)
         woken = done.has_owner or done.is_rung
         if done.must_ring:
             woken = self._ring(done.record)
-        return [
+        receipts = [
             Receipt(
                 disposition=item.disposition,
                 flow_uuid=flow_uuid,
@@ -142,6 +171,28 @@ class Delivery(Access):
             )
             for item, delivery in zip(done.items, deliveries, strict=True)
         ]
+        if self._ledger.observer.all:
+            self._tell(receipts, done.items, deliveries, began_ns)
+        return receipts
+
+    def _tell(
+        self,
+        receipts: Sequence[Receipt],
+        items: Sequence[r.Delivered],
+        deliveries: Sequence[r.Delivery],
+        began_ns: int,
+    ) -> None:
+        ended_ns = time.time_ns()
+        for receipt, item, delivery in zip(receipts, items, deliveries, strict=True):
+            self._ledger.observer.delivered(
+                Delivered(
+                    receipt=receipt,
+                    kind=delivery.outcome.kind,
+                    traceparent=item.traceparent,
+                    began_ns=began_ns,
+                    ended_ns=ended_ns,
+                )
+            )
 
     def _ring(self, record: r.FlowRecord) -> bool:
         if self._board is None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from taskflow.persistence import models
@@ -20,8 +20,10 @@ LOG = logging.getLogger(__name__)
 _LEASE_SECONDS: Final = 30.0
 
 
-def tell_overdue(fired: Iterable[terms.Fired]) -> None:
-    """Log which delays' time is up though they wait on (``on_timeout="alert"``)."""
+def tell_fired(ledger: Ledger, fired: Sequence[terms.Fired]) -> None:
+    """Tell what due timers did, and log which delays are overdue and wait on."""
+    if fired:
+        ledger.observer.fired(fired)
     for done in fired:
         if done.is_alert:
             task, flow_uuid = done.record.task_name, done.record.key.flow_uuid
@@ -45,11 +47,14 @@ def write(
     :raises StoreUnavailable: the incident could not be written.
     """
     record = ledger.note_incident(flow_uuid, kind, message, lease)
+    is_recorded = record is not None and not rules.is_over(record)
+    if is_recorded:
+        ledger.observer.had_incident(kind)
     return errors.FlowIncident(
         message,
         cause,
         kind=kind,
-        is_recorded=record is not None and not rules.is_over(record),
+        is_recorded=is_recorded,
         flow_uuid=flow_uuid,
     )
 

@@ -165,6 +165,30 @@ def call(flow: FlowRecord, now: int, *, rings: bool) -> tuple[FlowRecord, bool]:
     return (leave_to_watchdog(flow, now) if is_missed else flow), False
 
 
+def wake(flow: FlowRecord, now: int, *, rings: bool) -> tuple[FlowRecord, bool]:
+    """End a flow's suspension, and have it run on whatever it waits for.
+
+    Rings though a doorbell may be under way, and though the flow rests after an
+    incident: somebody asks for it. Should that doorbell get lost, the watchdog
+    rings as for any other.
+
+    :param rings: whether the caller can post a doorbell.
+    :returns: the flow as it is to be written, and whether a doorbell is to be posted.
+    """
+    if is_over(flow):
+        return flow, False
+    if not is_cancelled(flow):
+        flow = dataclasses.replace(flow, wish=None, wish_reason=None)
+    if flow.incident is not None and rests(flow, now):
+        flow = dataclasses.replace(flow, incident={**flow.incident, "next_try_at": now})
+    if has_owner(flow, now):
+        return flow, False
+    flow = dataclasses.replace(flow, rings=0)  # should this one get lost, the next comes soon
+    if rings and flow.has_factory:
+        return ring(flow, now), True
+    return leave_to_watchdog(flow, now), False
+
+
 def unring(flow: FlowRecord, now: int) -> FlowRecord:
     """Return a flow whose doorbell could not be posted after all.
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from taskflow.conductors import backends
 from taskflow.types import notifier
 
-from lazy_engine.cli import argument, parser
+from lazy_engine.cli import argument, observe, parser
 from lazy_engine.cli.exit_code import ExitCode, UsageError
 from lazy_engine.cli.output import printable
 from lazy_engine.cli.session import Session, board_name
@@ -55,6 +55,7 @@ def add(commands: parser.Commands) -> None:
         type=float,
         help="a conductor that shows no sign of life for so long loses its flows (30)",
     )
+    observe.add_options(conductor)
     conductor.set_defaults(log_level=logging.WARNING)
 
 
@@ -63,7 +64,7 @@ def _conduct(session: Session, arguments: argparse.Namespace) -> int:
     backend = session.open_store()
     board = session.open_board(backend)
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}"
-    with session.others_code():
+    with session.others_code(), observe.observed(session, backend, arguments):
         conductor = _make(name, board, backend, arguments)
         reporter = _Reporter(session, name)
         conductor.notifier.register(notifier.Notifier.ANY, reporter)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from lazy_engine import resumer
-from lazy_engine.cli import argument, parser
+from lazy_engine.cli import argument, observe, parser
 from lazy_engine.cli.conductor import noted_signals
 from lazy_engine.cli.exit_code import CommandFailed, ExitCode, UsageError
 from lazy_engine.cli.session import Session
@@ -28,6 +28,7 @@ _CONNECTIONS: Final = 2000
 _OTHER_FILES: Final = 256
 
 API_KEY_VARIABLE: Final = "LAZY_ENGINE_HTTP_API_KEY"
+READ_KEY_VARIABLE: Final = "LAZY_ENGINE_HTTP_READ_KEY"
 SIGNATURE_VARIABLE: Final = "LAZY_ENGINE_HTTP_SIGN_KEY"
 QUEUE_VARIABLE: Final = "LAZY_ENGINE_QUEUE"
 
@@ -57,6 +58,12 @@ def add(commands: parser.Commands) -> None:
         f" (default: ${API_KEY_VARIABLE}, a key and not a file)",
     )
     serve.add_argument(
+        "--read-key-file",
+        metavar="FILE",
+        help="API keys for looking only, /metrics too, one on each line"
+        f" (default: ${READ_KEY_VARIABLE}, a key and not a file)",
+    )
+    serve.add_argument(
         "--signature-key-file",
         metavar="FILE",
         help="keys that callers must sign with beside their token, one on each line"
@@ -84,6 +91,7 @@ def add(commands: parser.Commands) -> None:
     )
     _add_resume(consume)
     for command in (serve, consume):
+        observe.add_options(command)
         command.set_defaults(log_level=logging.WARNING)
 
 
@@ -115,6 +123,7 @@ def _serve(session: Session, arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.port < 65536:
         raise UsageError("--port takes a number between 0 and 65535")
     api_keys = _read_keys(session, arguments.api_key_file, API_KEY_VARIABLE)
+    read_keys = _read_keys(session, arguments.read_key_file, READ_KEY_VARIABLE)
     secrets = _read_keys(session, arguments.signature_key_file, SIGNATURE_VARIABLE)
     # Who had a token issued is told whatever else is.
     logging.getLogger("lazy_engine.http.audit").setLevel(logging.INFO)
@@ -123,7 +132,14 @@ def _serve(session: Session, arguments: argparse.Namespace) -> int:
         client = _open(session, arguments, closing)
         try:
             signature = http.Signature(secrets=secrets) if secrets else None
-            app = http.make_app(client, api_keys=api_keys, signature=signature)
+            metrics = observe.make_metrics(client)
+            app = http.make_app(
+                client,
+                api_keys=api_keys,
+                read_keys=read_keys,
+                metrics=metrics,
+                signature=signature,
+            )
         except ValueError as error:
             raise UsageError(str(error)) from error
         try:
@@ -136,6 +152,10 @@ def _serve(session: Session, arguments: argparse.Namespace) -> int:
         except OSError as error:
             where = f"{arguments.host}:{arguments.port}"
             raise UsageError(f"cannot listen at {where}: {error.strerror or error}") from error
+        if arguments.traces:
+            observe.start_traces(client)
+        if arguments.metrics_port is not None:
+            observe.serve_metrics(session, arguments, metrics, closing)
         # Signals are noted before anybody is told that there is something to stop.
         with noted_signals() as noted, session.others_code(), server:
             session.output.line(f"serving {session.store_name} at {server.url}")
@@ -160,6 +180,7 @@ def _consume(session: Session, arguments: argparse.Namespace) -> int:
     session.hide_passwords(url)
     with contextlib.ExitStack() as closing:
         client = _open(session, arguments, closing)
+        closing.enter_context(observe.observed(session, client.backend, arguments))
         consumer = Consumer(client, url, arguments.name, dead_letter=arguments.dead_letter)
         with noted_signals() as noted, session.others_code(), consumer:
             session.output.line(f"delivering what comes on queue {arguments.name}")

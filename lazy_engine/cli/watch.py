@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lazy_engine.cli import argument, exit_code, parser
+from lazy_engine.cli import argument, exit_code, observe, parser
 from lazy_engine.cli.conductor import noted_signals
 from lazy_engine.cli.delivery import add_target, split_token
 from lazy_engine.cli.exit_code import ExitCode, UsageError
@@ -42,6 +42,7 @@ def add(commands: parser.Commands) -> None:
         default=PERIOD_SECONDS,
         help=f"time between two rounds ({PERIOD_SECONDS:g})",
     )
+    observe.add_options(watchdog)
     watchdog.set_defaults(log_level=logging.WARNING)
     heartbeat = commands.add(
         "heartbeat",
@@ -76,7 +77,8 @@ def _watch(session: Session, arguments: argparse.Namespace) -> int:
     watchdog = Watchdog(client, period_seconds=arguments.period_seconds, on_wanting=on_wanting)
     session.output.remark(f"watching {session.store_name}")
     stopped = threading.Event()
-    with noted_signals() as noted, session.others_code(), watchdog:
+    measuring = observe.observed(session, client.backend, arguments)
+    with noted_signals() as noted, session.others_code(), measuring, watchdog:
         while not noted:
             stopped.wait(_LOOK_SECONDS)
     return ExitCode.DONE

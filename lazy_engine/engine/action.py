@@ -13,6 +13,8 @@ from taskflow import states
 from lazy_engine import attempt, host, token
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.engine.storage import LazyStorage
+from lazy_engine.ledger import record as r
+from lazy_engine.observer import WatchedRun
 
 #: Attribute of a task: deadline of its delays that name none, in seconds.
 TIMEOUT_ATTRIBUTE: Final = "delay_timeout_seconds"
@@ -22,7 +24,11 @@ TIMEOUT_ATTRIBUTE: Final = "delay_timeout_seconds"
 def _running(current: attempt.Attempt) -> Iterator[None]:
     reset = attempt.current.set(current)
     try:
-        yield
+        if current.watched is None:
+            yield
+        else:
+            with current.watched:
+                yield
     finally:
         attempt.current.reset(reset)
 
@@ -32,13 +38,15 @@ class LazyTaskAction(host.HostTaskAction):
 
     :ivar signing_key: signs the tokens of this flow.
     :ivar default_timeout_seconds: for delays that name no deadline.
-    :ivar early: outcomes of attempts that a crash interrupted, by name, ready
-        to be absorbed instead of executing the attempt again.
+    :ivar early: outcomes of attempts that a crash interrupted, by name, and what
+        they complete their tasks with, instead of executing the attempt again.
+    :ivar watched: what follows the run, or ``None``.
     """
 
     signing_key: token.Key
     default_timeout_seconds: float | None
-    early: dict[token.DelayKey, Any]
+    early: dict[token.DelayKey, tuple[r.DelayRecord, Any]]
+    watched: WatchedRun | None
 
     @property
     def _lazy_storage(self) -> LazyStorage:
@@ -51,6 +59,7 @@ class LazyTaskAction(host.HostTaskAction):
         if current.name in self.early:
             self.change_state(task, states.RUNNING, progress=0.0)
             return self._from_early(task, current, host.EXECUTED)
+        self._watch(current)
         with _running(current):
             future = super().schedule_execution(task)
         future.attempt = current
@@ -62,6 +71,7 @@ class LazyTaskAction(host.HostTaskAction):
         if current.name in self.early:
             self.change_state(task, states.REVERTING, progress=0.0)
             return self._from_early(task, current, host.REVERTED)
+        self._watch(current)
         with _running(current):
             future = super().schedule_reversion(task)
         future.attempt = current
@@ -80,12 +90,17 @@ class LazyTaskAction(host.HostTaskAction):
             has_probe=callable(getattr(task, "probe", None)),
         )
 
+    def _watch(self, current: attempt.Attempt) -> None:
+        if self.watched is not None:
+            current.watched = self.watched.attempt(current.name, current.task_name)
+
     def _from_early(self, task: host.Atom, current: attempt.Attempt, verdict: str) -> Any:
         future: Any = futures.Future()
         future.atom = task
         future.attempt = current
-        future.set_result((verdict, self.early.pop(current.name)))
-        self._lazy_storage.absorb(current.name)
+        record, result = self.early.pop(current.name)
+        future.set_result((verdict, result))
+        self._lazy_storage.absorb(current.name, record)
         return future
 
     def wait_for_outside(self, task: host.Atom, delay: Delay, current: attempt.Attempt) -> None:

@@ -71,15 +71,18 @@ class LazyCompleter(host.HostCompleter):
         if running is not None and running.made:
             if delay is not None and delay.belongs_to(running):
                 self._action.wait_for_outside(atom, delay, running)
+                _tell_end(running, "delayed")
                 return None
             self._lazy_storage.end_without_delay(running.name)
         if delay is not None or _holds_delay(result):
             result = _misuse(atom, running)
+        if running is not None:
+            _tell_end(running, "failed" if isinstance(result, host.Failure) else verdict)
         return self._complete(atom, verdict, result)
 
     def complete_arrival(self, atom: host.Atom, record: r.DelayRecord) -> host.Failure | None:
         """Hand an arrived outcome to its task; return a failure to be kept."""
-        self._lazy_storage.absorb(record.key)
+        self._lazy_storage.absorb(record.key, record)
         if record.progress is not None:
             # What a heartbeat wrote while an engine owned the flow that engine has not read.
             self._lazy_storage.update_atom_metadata(atom.name, record.progress_meta())
@@ -125,6 +128,11 @@ class LazyCompleter(host.HostCompleter):
         if not isinstance(result, host.Failure):
             return None
         return result if self.complete_failure(atom, verdict, result) else None
+
+
+def _tell_end(running: Any, what: str) -> None:
+    if running.watched is not None:
+        running.watched.end(what)
 
 
 def _delay_in(result: Any) -> Delay | None:

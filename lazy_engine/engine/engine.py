@@ -26,6 +26,7 @@ from lazy_engine.engine.runtime import LazyRuntime
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
+from lazy_engine.observer import META_TRACE, Begun, WatchedRun
 
 LOG = logging.getLogger(__name__)
 
@@ -352,11 +353,33 @@ class LazyEngine(host.HostEngine):
         self.storage.known = None
         self._insists = False
         opened = [record for record in answer.arrivals if record.opened_at is not None]
+        watched = self._watched(answer)
+        self._runtime_parts.task_action.watched = watched
         owned = Ownership(
-            self.storage, answer.lease, opened, answer.probing, answer.now, self._suspend_if_running
+            self.storage,
+            answer.lease,
+            opened,
+            answer.probing,
+            answer.now,
+            self._suspend_if_running,
+            watched,
         )
         self._get_ready_or_give_up(answer, owned)
         return owned
+
+    def _watched(self, taken: r.Taken) -> WatchedRun | None:
+        observer = self.storage.ledger.observer
+        if not observer.all:
+            return None
+        meta = (taken.detail.meta if taken.detail else self.storage.flow_meta) or {}
+        return observer.run(
+            Begun(
+                flow_uuid=self.storage.flow_uuid,
+                flow_name=str(self.storage.flow_name),
+                traceparent=meta.get(META_TRACE),
+                arrivals=taken.arrivals,
+            )
+        )
 
     def _suspend_if_running(self) -> None:
         if self.storage.get_flow_state() == states.RUNNING:
@@ -390,7 +413,7 @@ class LazyEngine(host.HostEngine):
     def _get_ready(self, taken: r.Taken) -> None:
         storage = self.storage
         runtime = self._runtime_parts
-        report.tell_overdue(taken.fired)
+        report.tell_fired(storage.ledger, taken.fired)
         if taken.detail is not None:
             storage.start_over(taken.detail)
             self.ensure_atoms()
@@ -403,11 +426,18 @@ class LazyEngine(host.HostEngine):
                 super().reset()
             self._reset_asked = False
         self._resumes = False
+        watched = runtime.task_action.watched
+        if (
+            watched is not None
+            and watched.traceparent
+            and META_TRACE not in (storage.flow_meta or {})
+        ):
+            storage.update_flow_metadata({META_TRACE: watched.traceparent})
         runtime.completer.is_cancelling = False
         runtime.task_action.default_timeout_seconds = self._settings.default_timeout_seconds
         runtime.task_action.signing_key = storage.ledger.signing_key(taken.lease.key_id)
         runtime.task_action.early = {
-            record.key: runtime.completer.result_of(record)
+            record.key: (record, runtime.completer.result_of(record))
             for record in taken.arrivals
             if record.opened_at is None
         }

@@ -15,6 +15,7 @@ from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.keeper import Hold
 from lazy_engine.ledger.protocol import fenced
+from lazy_engine.observer import Absorbed, WatchedRun
 
 LOG = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Ownership:
 
     :param arrivals: outcomes that were there when the lease was taken.
     :param suspend: asks the engine to suspend; called in its own thread.
+    :param watched: what follows the run, or ``None``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Ownership:
         probing: Sequence[r.DelayRecord],
         taken_at: int,
         suspend: Callable[[], None],
+        watched: WatchedRun | None = None,
     ) -> None:
         self._storage = storage
         self._lease = lease
@@ -78,6 +81,9 @@ class Ownership:
         self._wish_noted: str | None = lease.pulse.wish
         self.probing = probing
         self.taken_at = taken_at
+        self._taken_seconds = time.monotonic()
+        self._watched = watched
+        self._end_state: str | None = None
         self._idle_since: float | None = None
         self._hold = Hold(
             lease=lease,
@@ -96,6 +102,7 @@ class Ownership:
     def end(self) -> None:
         """Take it back, and release it if the run did not end with a commit."""
         self._storage.ledger.keeper.let_go(self._hold)
+        self._tell_end()
         with self._write_lock:
             if self.has_ended:
                 return
@@ -115,6 +122,7 @@ class Ownership:
         :raises StoreUnavailable: that could not be written; the lease will run out.
         """
         self._storage.ledger.keeper.let_go(self._hold)
+        self._tell_end()
         with self._write_lock:
             self.has_ended = True
         return report.write(
@@ -125,6 +133,11 @@ class Ownership:
             cause,
             lease=self._lease,
         )
+
+    def _tell_end(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.end(self._end_state)
 
     def set_idle(self, is_idle: bool) -> None:
         """Note that whoever iterates over the run does something else, or is back."""
@@ -165,6 +178,7 @@ class Ownership:
         with self._write_lock:
             self._require()
             changes = self._storage.changes(ending.state if ending else None)
+            absorbed = self._storage.absorbed
             done = self._storage.ledger.commit(self._lease, changes, ending)
             if done.refused:
                 return done
@@ -174,7 +188,12 @@ class Ownership:
                 self._storage.known = (self._lease.epoch, self._lease.commit_number)
                 self.has_ended = True
                 self.is_final = ending is not None and ending.is_final
-            return done
+                self._end_state = None if ending is None else ending.state
+        if self._watched is not None and (absorbed or changes.opened):
+            now = self.taken_at + int((time.monotonic() - self._taken_seconds) * 1e6)
+            told = [Absorbed(record=record, now=now) for record in absorbed]
+            self._watched.committed(changes.opened, told)
+        return done
 
     def look(self) -> bool:
         """Ask the ledger whether outcomes came."""

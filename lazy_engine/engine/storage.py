@@ -81,7 +81,7 @@ class LazyStorage(ArgumentStorage):
         self._dirty: dict[str, set[str]] = collections.defaultdict(set)
         self._encoded: dict[str, str | None] = {}
         self._opened: dict[token.DelayKey, r.DelayOpening] = {}
-        self._absorbed: dict[token.DelayKey, None] = {}
+        self._absorbed: dict[token.DelayKey, r.DelayRecord | None] = {}
         self._closed: dict[tuple[str, str], r.DelayClosing] = {}
         self._probed: dict[token.DelayKey, r.DelayProbing] = {}
         self._later: dict[token.DelayKey, r.AtomChange] = {}
@@ -234,7 +234,11 @@ class LazyStorage(ArgumentStorage):
         with self.lock.write_lock():
             self.set_atom_state(task_name, DELAYED)
             opening = r.DelayOpening(
-                key=key, task_name=task_name, details_text=delay.details_text, terms=delay.terms
+                key=key,
+                task_name=task_name,
+                details_text=delay.details_text,
+                terms=delay.terms,
+                traceparent=delay.traceparent,
             )
             self._opened[key] = opening
             if delay.terms.probe_seconds is not None:
@@ -259,14 +263,22 @@ class LazyStorage(ArgumentStorage):
         """Note that an attempt which made a ``Delay`` ended without one."""
         self._close(key.atom_uuid, key.kind, key.attempt, r.CLOSED_NOT_DELAYED)
 
-    def absorb(self, key: token.DelayKey) -> None:
-        """Note that a delay's outcome is handed to its task with the next commit."""
+    def absorb(self, key: token.DelayKey, record: r.DelayRecord | None = None) -> None:
+        """Note that a delay's outcome is handed to its task with the next commit.
+
+        :param record: the delay, for whoever observes.
+        """
         closing = self._closed.pop((key.atom_uuid, key.kind), None)
         if closing is not None and key.attempt > 1:
             # What is taken back is the end of this wait, not that of earlier attempts.
             self._close(key.atom_uuid, key.kind, key.attempt - 1, r.CLOSED_RETRIED)
-        self._absorbed[key] = None
+        self._absorbed[key] = record
         self._must_write = True
+
+    @property
+    def absorbed(self) -> list[r.DelayRecord]:
+        """The delays whose outcomes are handed to their tasks with the next commit."""
+        return [record for record in self._absorbed.values() if record is not None]
 
     def call_off(self, task_name: str) -> host.Failure:
         """End a task's wait for outside without an outcome; return what it ends with."""

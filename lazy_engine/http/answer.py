@@ -34,6 +34,7 @@ class Word(enum.StrEnum):
     NOT_FOUND = "not_found"
     NOT_ALLOWED = "method_not_allowed"
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
     TIMEOUT = "timeout"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
@@ -44,6 +45,7 @@ class Word(enum.StrEnum):
 
 STATUSES: Final[Mapping[Word, int]] = {
     Word.UNAUTHORIZED: 401,
+    Word.FORBIDDEN: 403,
     Word.INVALID_TOKEN: 404,
     Word.NOT_FOUND: 404,
     Word.NOT_ALLOWED: 405,

@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +18,16 @@ from lazy_engine import Client
 from lazy_engine.http import answer, callback, operation
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.gate import Gate
+from lazy_engine.http.gathering import Gathering
 from lazy_engine.http.limit import Limits
+from lazy_engine.http.measure import add_metrics
 from lazy_engine.http.permission import Keys, Signature
 from lazy_engine.http.pool import Overloaded, Pool
 from lazy_engine.http.wire import Answer
 from lazy_engine.token import mask
+
+if TYPE_CHECKING:
+    from lazy_engine.metrics import Metrics
 
 LOG = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ def make_app(
     client: Client,
     *,
     api_keys: Sequence[str] = (),
+    read_keys: Sequence[str] = (),
+    metrics: Metrics | None = None,
     signature: Signature | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
@@ -49,10 +56,12 @@ def make_app(
 
     :param client: with a job board, what is delivered rings.
     :param api_keys: each opens the operators' endpoints, which are not there
-        without one; at least 16 characters.
+        without any key; at least 16 characters.
+    :param read_keys: the same for looking only.
+    :param metrics: told at ``/metrics``, to whoever may look.
     :param signature: what callers must sign with beside their token.
     :param limits: bounds on what requests may take.
-    :raises ValueError: a key or secret that can be guessed.
+    :raises ValueError: a key or secret that can be guessed, or a key of both sorts.
     """
     limits = limits or Limits()
     app = FastAPI(
@@ -64,15 +73,26 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Its own spans have whole paths in them, with tokens; older versions have none, and
+        # keep what they do not know.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.include_router(
-        callback.make_router(client, _pool(limits, limits.delivery_threads), signature)
+    pool = _pool(limits, limits.delivery_threads)
+    gathering = Gathering(
+        client,
+        pool,
+        threads=limits.delivery_threads,
+        waiting=limits.waiting,
+        waiting_seconds=limits.waiting_seconds,
     )
-    if api_keys:
-        keys = Keys(api_keys)
+    app.include_router(callback.make_router(client, pool, gathering, signature))
+    if api_keys or read_keys:
+        keys = Keys(api_keys, read_keys)
         app.include_router(
             operation.make_router(client, _pool(limits, limits.operator_threads), keys)
         )
+        if metrics is not None:
+            add_metrics(app, _pool(limits, 1), metrics, keys)
     for kind, handle in (
         (Refusal, _refuse),
         (Overloaded, _defer),

@@ -15,7 +15,7 @@ from lazy_engine import Client, errors
 from lazy_engine.http import wire
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.body import StrictRoute
-from lazy_engine.http.permission import Keys
+from lazy_engine.http.permission import Keys, Right
 from lazy_engine.http.pool import Pool
 from lazy_engine.http.wire import Answer
 from lazy_engine.view import FlowView
@@ -35,13 +35,12 @@ def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
         request: Request,
         _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> None:
-        if not keys.allow(request.headers.get("authorization")):
-            raise Refusal(Word.UNAUTHORIZED, "this needs an API key: Authorization: Bearer KEY")
+        require_right(keys, request)
         if len(request.query_params.multi_items()) != len(request.query_params):
             raise Refusal(Word.INVALID, "a name comes twice in the query")
 
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": wire.Problem} for status in (401, 408, 413, 415, 422, 503)
+        status: {"model": wire.Problem} for status in (401, 403, 408, 413, 415, 422, 503)
     }
     router = APIRouter(
         prefix="/v1",
@@ -53,6 +52,18 @@ def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
     _add_lists(router, client, pool)
     _add_wishes(router, client, pool)
     return router
+
+
+def require_right(keys: Keys, request: Request) -> None:
+    """Refuse whoever may not do what is asked for.
+
+    The method says what that is: what is got is looked at, and all else acts.
+    """
+    right = keys.right_of(request.headers.get("authorization"))
+    if right is Right.NONE:
+        raise Refusal(Word.UNAUTHORIZED, "this needs an API key: Authorization: Bearer KEY")
+    if right < (Right.LOOK if request.method == "GET" else Right.ACT):
+        raise Refusal(Word.FORBIDDEN, "this key is for looking only; nothing was done")
 
 
 def _add_lists(router: APIRouter, client: Client, pool: Pool) -> None:

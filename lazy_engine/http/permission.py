@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import hmac
 import time
@@ -29,22 +30,40 @@ def require_strong(secrets: Sequence[str]) -> None:
             )
 
 
+class Right(enum.IntEnum):
+    """What somebody may do; each right has those before it in it."""
+
+    NONE = 0
+    LOOK = 1
+    ACT = 2
+
+
 class Keys:
     """Operators' API keys; several may hold at once, so that they can be rotated.
 
     Only digests are kept, which are of one length whatever is compared.
+
+    :param acting: whoever has one may look and act.
+    :param looking: whoever has one may look.
+    :raises ValueError: one can be guessed, or is of both sorts.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        require_strong(keys)
-        self._digests = [_digest(key.encode()) for key in keys]
+    def __init__(self, acting: Sequence[str], looking: Sequence[str] = ()) -> None:
+        require_strong([*acting, *looking])
+        if set(acting) & set(looking):
+            raise ValueError("a key for looking only must not be one for acting, too")
+        self._rights = [(_digest(key.encode()), Right.ACT) for key in acting]
+        self._rights += [(_digest(key.encode()), Right.LOOK) for key in looking]
 
-    def allow(self, authorization: str | None) -> bool:
-        """Whether an ``Authorization`` header has one of them; every one is compared."""
+    def right_of(self, authorization: str | None) -> Right:
+        """Return what whoever sent an ``Authorization`` header may do; every key is compared."""
         scheme, _, given = (authorization or "").partition(" ")
         digest = _digest(given.strip().encode("utf-8", "surrogatepass"))
-        found = [hmac.compare_digest(digest, each) for each in self._digests]
-        return any(found) and scheme.lower() == _SCHEME
+        found = [
+            right if hmac.compare_digest(digest, each) else Right.NONE
+            for each, right in self._rights
+        ]
+        return max(found, default=Right.NONE) if scheme.lower() == _SCHEME else Right.NONE
 
 
 def _digest(secret: bytes) -> bytes:

@@ -46,15 +46,11 @@ class Pool:
         :raises Overloaded: it was not begun.
         """
         limiter = self._limiter()
-        if limiter.statistics().tasks_waiting >= self._waiting:
-            raise Overloaded
-        # Whoever waits for a thread may give up; what runs in one is waited for.
         borrower = object()
         try:
-            with anyio.fail_after(self._waiting_seconds):
-                await limiter.acquire_on_behalf_of(borrower)
-        except TimeoutError:
-            raise Overloaded from None
+            limiter.acquire_on_behalf_of_nowait(borrower)
+        except anyio.WouldBlock:
+            await self._wait_for_turn(limiter, borrower)
         try:
             unbounded = anyio.CapacityLimiter(1)
             bound: Callable[[], Any] = functools.partial(call, *args, **kwargs)
@@ -62,6 +58,16 @@ class Pool:
             return found
         finally:
             limiter.release_on_behalf_of(borrower)
+
+    async def _wait_for_turn(self, limiter: anyio.CapacityLimiter, borrower: object) -> None:
+        if limiter.statistics().tasks_waiting >= self._waiting:
+            raise Overloaded
+        # Whoever waits for a thread may give up; what runs in one is waited for.
+        try:
+            with anyio.fail_after(self._waiting_seconds):
+                await limiter.acquire_on_behalf_of(borrower)
+        except TimeoutError:
+            raise Overloaded from None
 
     def _limiter(self) -> anyio.CapacityLimiter:
         loop = asyncio.get_running_loop()

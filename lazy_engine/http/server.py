@@ -66,6 +66,9 @@ class _PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        # A short answer is two writes, and would wait for the other side to have noted the
+        # first: 40 ms. asyncio (3.13) does so only where a socket was made naming TCP.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._crowd.make_room(self)
         self._note()
 

@@ -15,6 +15,7 @@ from taskflow import exceptions as taskflow_exceptions
 from lazy_engine import errors
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, Guarantees, Ledger, TakeRequest
+from lazy_engine.observer import NOBODY
 
 __all__ = ["Guarantees", "Ledger", "TakeRequest", "beside", "upgrade"]
 
@@ -35,6 +36,7 @@ def beside(backend: Any) -> Ledger:
     if ledger is None:
         ledger = _kind_of(backend).open(backend)
         ledger.keeper = Keeper(ledger)
+        ledger.observer = NOBODY
         # Two threads may come here at once; the first one's ledger stays.
         kept: Ledger = backend.__dict__.setdefault(_ATTRIBUTE, ledger)
         if kept is not ledger:

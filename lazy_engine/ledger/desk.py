@@ -144,7 +144,9 @@ class Desk:
         if delay is not None and delay.is_unabsorbed and not rules.is_over(self.flow):
             self.calls_for_owner = True
         return r.Delivered(
-            disposition=disposition, task_name=name or (delay.task_name if delay else "")
+            disposition=disposition,
+            task_name=name or (delay.task_name if delay else ""),
+            traceparent=delay.traceparent if delay else None,
         )
 
     def _record(

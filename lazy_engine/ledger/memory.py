@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from taskflow import exceptions as taskflow_exceptions
@@ -20,11 +20,19 @@ from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
+from lazy_engine.ledger.census import Count
 from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident, refusal_of
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
 from lazy_engine.ledger.memory_watch import MemoryWatch
-from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES, TakeRequest, fenced
+from lazy_engine.ledger.protocol import (
+    GUARANTEES,
+    MAX_OUTCOME_BYTES,
+    TakeRequest,
+    deliver_each,
+    fenced,
+)
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 
@@ -35,6 +43,7 @@ class MemoryLedger(MemoryWatch):
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)
@@ -288,6 +297,11 @@ class MemoryLedger(MemoryWatch):
                 is_rung=rules.is_rung(record, now),
             )
 
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        return deliver_each(self, by_flow, rings=rings)
+
     # -- wishes, incidents and jobs ---------------------------------------
 
     def unring(self, flow_uuid: str) -> None:
@@ -387,6 +401,24 @@ class MemoryLedger(MemoryWatch):
                     if flow.state == DELAYED:
                         found.add(flow.uuid)
         return sorted(uuid for uuid in found if uuid > after)[:limit]
+
+    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
+        count = Count(ages_seconds)
+        with self._lock:
+            now = self.now()
+            for delays in self._delays.values():
+                for delay in delays.values():
+                    if delay.is_open and delay.opened_at is not None:
+                        age = count.age_class(delay.opened_at, now)
+                        count.add(delay.task_name, age, 1, delay.opened_at)
+            incidents = sum(flow.incident is not None for flow in self._flows.values())
+            due_in = self.next_due_in(0.0)
+        return r.Census(
+            now=now,
+            open=count.read(most_tasks),
+            incidents=incidents,
+            lag_seconds=max(0.0, -due_in) if due_in is not None else 0.0,
+        )
 
     def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
         with self._lock:

@@ -96,6 +96,17 @@ class MemoryWatch(MemoryBook):
                 self._set(key.flow_uuid, epoch=record.epoch + 1)
             return r.Beat(is_wanted=True)
 
+    def wake(self, flow_uuid: str, *, rings: bool) -> r.Woken | None:
+        with self._lock:
+            record = self._flows.get(flow_uuid)
+            if record is None:
+                return None
+            now = self.now()
+            after, must_ring = rules.wake(record, now, rings=rings)
+            self._flows[flow_uuid] = after
+            has_owner = rules.has_owner(after, now)
+            return r.Woken(record=after, has_owner=has_owner, must_ring=must_ring)
+
     def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
         with self._lock:
             record = self._flows.get(flow_uuid)

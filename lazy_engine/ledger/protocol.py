@@ -16,6 +16,7 @@ from lazy_engine.token import DelayKey, Key
 
 if TYPE_CHECKING:
     from lazy_engine.ledger.keeper import Keeper
+    from lazy_engine.observer import Several
 
 #: Largest outcome that a ledger takes, in bytes of canonical JSON.
 MAX_OUTCOME_BYTES: Final = 1024 * 1024
@@ -98,6 +99,10 @@ class Outdated(Exception):
     """An insistent request came too late: nothing was taken, and nothing written."""
 
 
+#: After so many flows in a row for which the store failed the rest are not tried:
+#: each try takes seconds where a server is away.
+_GONE_AFTER: Final = 2
+
 #: How many flows a purge knows of at once.
 PURGE_PAGE: Final = 100
 
@@ -117,6 +122,8 @@ class Ledger(Protocol):
     guarantees: Guarantees
     max_outcome_bytes: int
     keeper: Keeper
+    #: Who is told what happens here, in this process.
+    observer: Several
 
     def encode(self, outcome: Result | Failed) -> Encoded:
         """Return the stored form; raises if this store could not keep it."""
@@ -185,6 +192,16 @@ class Ledger(Protocol):
         :returns: ``None`` if the flow has no record.
         """
 
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        """Record outcomes of many flows, where the store can in few transactions.
+
+        One flow's trouble does not touch the others.
+
+        :returns: for each flow, by its uuid, what :meth:`deliver` returns or raises.
+        """
+
     def unring(self, flow_uuid: str) -> None:
         """Note that a doorbell could not be posted after all."""
 
@@ -215,6 +232,13 @@ class Ledger(Protocol):
 
     def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
         """Ask for a flow to be called off, and close what waits in ``execute``.
+
+        :param rings: whether the caller can post a doorbell.
+        :returns: ``None`` if the flow has no record.
+        """
+
+    def wake(self, flow_uuid: str, *, rings: bool) -> r.Woken | None:
+        """End a flow's suspension and note a ring, as ``rules.wake`` says.
 
         :param rings: whether the caller can post a doorbell.
         :returns: ``None`` if the flow has no record.
@@ -257,6 +281,18 @@ class Ledger(Protocol):
     def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
         """Return open delays, oldest first."""
 
+    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
+        """Count what waits, by task and age.
+
+        Looks at every open delay (and, in ZooKeeper, at every flow): for whoever
+        asks now and then. :class:`lazy_engine.metrics.Metrics` sees to it that
+        it is not asked more often than the store can bear.
+
+        :param ages_seconds: where one age class ends and the next begins, rising.
+        :param most_tasks: how many tasks are counted by themselves, those with
+            the most delays first.
+        """
+
     def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
         """Delete flows that ended before an instant, with all that is theirs; return how many.
 
@@ -269,6 +305,28 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Let go of the store."""
+
+
+def deliver_each(
+    ledger: Ledger, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+    """Record outcomes of many flows, one flow after the other."""
+    answers: dict[str, r.DeliveredToFlow | errors.LazyEngineError | None] = {}
+    gone: errors.StoreUnavailable | None = None
+    in_a_row = 0
+    for flow_uuid, deliveries in by_flow.items():
+        if gone is not None and in_a_row >= _GONE_AFTER:
+            answers[flow_uuid] = gone
+            continue
+        try:
+            answers[flow_uuid] = ledger.deliver(flow_uuid, deliveries, rings=rings)
+            in_a_row = 0
+        except errors.StoreUnavailable as error:
+            answers[flow_uuid] = gone = error
+            in_a_row += 1
+        except errors.LazyEngineError as error:
+            answers[flow_uuid] = error
+    return answers
 
 
 def fenced(lease: r.Lease) -> errors.Fenced:

@@ -116,6 +116,7 @@ class DelayRecord:
     :ivar probe_state_text: what the last probe left for the next one, as JSON.
     :ivar progress: what the last heartbeat said, between 0 and 1.
     :ivar progress_text: details of that heartbeat, as JSON.
+    :ivar traceparent: the trace that it was opened in (W3C Trace Context), or ``None``.
     """
 
     key: DelayKey
@@ -138,6 +139,7 @@ class DelayRecord:
     probe_state_text: str | None = None
     progress: float | None = None
     progress_text: str | None = None
+    traceparent: str | None = None
 
     @property
     def terms(self) -> Terms:
@@ -152,6 +154,7 @@ class DelayRecord:
             details_text=self.details_text,
             terms_text=self.terms_text,
             timers=self.timers,
+            traceparent=self.traceparent,
         )
 
     @property
@@ -181,6 +184,7 @@ class DelayOpening:
     task_name: str
     details_text: str | None = None
     terms: Terms = NO_TERMS
+    traceparent: str | None = None
 
     def open(self, now: int) -> DelayRecord:
         """Return the record of the delay, opened now."""
@@ -193,6 +197,7 @@ class DelayOpening:
             terms_text=self.terms.to_text(),
             timers=timers,
             due_at=timers.due_at,
+            traceparent=self.traceparent,
         )
 
 
@@ -414,10 +419,12 @@ class Delivered:
     """What became of one delivery.
 
     :ivar task_name: empty if the atom is not known (any more).
+    :ivar traceparent: the trace that the delay was opened in, or ``None``.
     """
 
     disposition: Disposition
     task_name: str
+    traceparent: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -473,6 +480,19 @@ class Cancelled:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """The answer to a wish to have a flow run on.
+
+    :ivar has_owner: somebody runs it, and goes on.
+    :ivar must_ring: the caller has to post a doorbell now (it is noted as rung).
+    """
+
+    record: FlowRecord
+    has_owner: bool
+    must_ring: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A flow to be stored before anybody runs it."""
 
@@ -519,3 +539,32 @@ class FlowPage:
 def place_of_flow(flow: FlowRecord) -> tuple[bool, int, str]:
     """Return where a flow stands in the order in which flows are listed."""
     return (flow.incident is None, -flow.created_at, flow.flow_uuid)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCount:
+    """How many delays of one task wait, and since when.
+
+    :ivar task_name: ``None`` for all tasks that have no count of their own.
+    :ivar by_age: how many in each age class, the youngest first.
+    :ivar oldest_at: when the first of them was opened.
+    """
+
+    task_name: str | None
+    by_age: tuple[int, ...]
+    oldest_at: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """How much waits in a store.
+
+    :ivar now: the store's time at which it was taken.
+    :ivar incidents: flows that could not be run.
+    :ivar lag_seconds: for how long the watchdogs have left undone what is due first.
+    """
+
+    now: int
+    open: Sequence[OpenCount]
+    incidents: int
+    lag_seconds: float

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from taskflow.persistence import models
@@ -18,6 +18,7 @@ from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import note_incident
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, MAX_OUTCOME_BYTES
+from lazy_engine.ledger.sql_census import SqlCensus
 from lazy_engine.ledger.sql_connection import Transactor, open_engine
 from lazy_engine.ledger.sql_delivery import SqlDelivery
 from lazy_engine.ledger.sql_detail import DetailRows
@@ -25,8 +26,11 @@ from lazy_engine.ledger.sql_listing import SqlListing
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
 from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
-from lazy_engine.ledger.sql_watch import SqlWatch
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
+
+#: Outcomes of so many flows are recorded in one transaction.
+_FLOWS_AT_ONCE: Final = 64
 
 
 def open_ledger(shared: sa.Engine) -> SqlLedger:
@@ -43,7 +47,7 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 
 
-class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
+class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
     :param store: what kind of store it is (a key of ``GUARANTEES``).
@@ -51,6 +55,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(
         self,
@@ -127,6 +132,26 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlWatch, SqlListing):
         return int(
             self._transactor.read(lambda c: c.execute(sa.select(self._clock())).scalar_one())
         )
+
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        answers: dict[str, r.DeliveredToFlow | errors.LazyEngineError | None] = {}
+        # Always in the same order, so that two callers with the same flows do not wait for
+        # each other; all else that writes has the row of one flow.
+        flow_uuids = sorted(by_flow)
+        for start in range(0, len(flow_uuids), _FLOWS_AT_ONCE):
+            part = {uuid: by_flow[uuid] for uuid in flow_uuids[start : start + _FLOWS_AT_ONCE]}
+            if len(part) > 1:
+                try:
+                    answers.update(self.deliver_together(part, rings=rings))
+                    continue
+                except errors.StoreUnavailable:
+                    # Perhaps one of them cannot be stored. What was recorded in spite of it
+                    # is known again by the name of its call.
+                    pass
+            answers.update(protocol.deliver_each(self, part, rings=rings))
+        return answers
 
     # -- wishes, incidents and jobs ---------------------------------------
 

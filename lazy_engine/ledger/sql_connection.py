@@ -120,6 +120,7 @@ class Transactor:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
+        self._turns = self._make_turns()
         self._pid = os.getpid()
         self._looking = threading.Lock()
         self._looker: tuple[int, sa.Connection] | None = None
@@ -129,8 +130,17 @@ class Transactor:
         """The SQLAlchemy engine, safe to use in this process."""
         if os.getpid() != self._pid:  # a forked child must not use its parent's connections
             self._engine.dispose(close=False)
+            self._turns = self._make_turns()
             self._pid = os.getpid()
         return self._engine
+
+    def _make_turns(self) -> contextlib.AbstractContextManager[Any]:
+        """Return what threads of this process line up at before they write.
+
+        SQLite has one writer at a time, and whoever finds one sleeps for ever longer
+        spells of up to 100 ms, while others overtake it.
+        """
+        return threading.Lock() if self._is_sqlite else contextlib.nullcontext()
 
     def write(self, work: Callable[[sa.Connection], T], *, is_lasting: bool = True) -> T:
         """Run *work* in one writing transaction.
@@ -143,8 +153,10 @@ class Transactor:
         """
 
         def attempt() -> T:
+            engine = self.engine  # in a forked child the turns begin anew, too
             with (
-                self.engine.connect() as connection,
+                self._turns,
+                engine.connect() as connection,
                 contextlib.nullcontext() if is_lasting else _hurried(connection),
                 connection.begin(),
             ):

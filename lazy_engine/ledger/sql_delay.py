@@ -131,7 +131,7 @@ class DelayRows:
         c = self._table.c
         if changes.opened:
             # Where an outcome came first there is a row, which does not wait.
-            self._upsert("opened_at", "details", "terms", "timeout_at").run_many(
+            self._upsert("opened_at", "details", "terms", "timeout_at", "traceparent").run_many(
                 connection, [sql_row.from_delay(opening.open(now)) for opening in changes.opened]
             )
         if changes.absorbed:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -24,6 +24,21 @@ class SqlDelivery(SqlBook):
         noted: list[int] = []
         return self._transactor.write(
             lambda connection: self._deliver(connection, flow_uuid, deliveries, rings, noted)
+        )
+
+    def deliver_together(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | None]:
+        """Record outcomes of several flows in one transaction: of all, or of none.
+
+        :param by_flow: in the order of the uuids.
+        """
+        noted: dict[str, list[int]] = {flow_uuid: [] for flow_uuid in by_flow}
+        return self._transactor.write(
+            lambda connection: {
+                flow_uuid: self._deliver(connection, flow_uuid, each, rings, noted[flow_uuid])
+                for flow_uuid, each in by_flow.items()
+            }
         )
 
     def _deliver(

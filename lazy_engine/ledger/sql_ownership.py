@@ -182,7 +182,7 @@ class SqlOwnership(SqlBook):
         )
         self._insert_row(connection, record)
         lease = _lease(request, record, ())
-        return r.Taken(lease=lease, detail=None, arrivals=())
+        return r.Taken(lease=lease, detail=None, arrivals=(), now=now)
 
     @staticmethod
     def _refuse(request: TakeRequest, record: r.FlowRecord, now: int) -> r.Refused:

@@ -123,6 +123,7 @@ def to_delay(row: Mapping[Any, Any]) -> r.DelayRecord:
         probe_state_text=row["probe_state"],
         progress=row["progress"],
         progress_text=row["progress_details"],
+        traceparent=row["traceparent"],
     )
 
 
@@ -160,6 +161,7 @@ def from_delay(record: r.DelayRecord) -> dict[str, Any]:
         "probe_state": record.probe_state_text,
         "progress": record.progress,
         "progress_details": record.progress_text,
+        "traceparent": record.traceparent,
     }
     for prefix, encoded in (("outcome", record.outcome), ("late", record.late)):
         row[f"{prefix}_kind"] = encoded.kind if encoded else None

@@ -19,7 +19,7 @@ from taskflow import states
 from taskflow.persistence import models
 
 #: Version of the ledger's tables; a store with a newer one is refused.
-VERSION: Final = 3
+VERSION: Final = 4
 
 _UUID: Final = 64
 _NAME: Final = 255
@@ -198,8 +198,18 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Column("probe_state", text),
         sa.Column("progress", sa.Float(53)),
         sa.Column("progress_details", text),
+        sa.Column("traceparent", sa.String(64)),
         _index_of_set("lazy_delays_due", "due_at"),
-        sa.Index("lazy_delays_waiting", "waiting_at", "flow_uuid", "atom_uuid", "kind", "attempt"),
+        # With the task's name what waits can be counted by task from the index alone.
+        sa.Index(
+            "lazy_delays_open",
+            "waiting_at",
+            "flow_uuid",
+            "atom_uuid",
+            "kind",
+            "attempt",
+            "task_name",
+        ),
         **_ON_MYSQL,
     )
 
@@ -265,4 +275,7 @@ HOST_INDEXES: Final = {
 }
 
 #: Indexes that older versions of the ledger's own tables had, and their tables.
-DROPPED_INDEXES: Final = {"lazy_flows_state": "lazy_flows"}
+DROPPED_INDEXES: Final = {
+    "lazy_flows_state": "lazy_flows",
+    "lazy_delays_waiting": "lazy_delays",
+}

@@ -131,6 +131,18 @@ class SqlWatch(SqlBook):
 
         return self._transactor.write(work)
 
+    def wake(self, flow_uuid: str, *, rings: bool) -> r.Woken | None:
+        def work(connection: sa.Connection) -> r.Woken | None:
+            record, now = self._lock(connection, flow_uuid)
+            if record is None:
+                return None
+            after, must_ring = rules.wake(record, now, rings=rings)
+            self._change(connection, record, after)
+            has_owner = rules.has_owner(after, now)
+            return r.Woken(record=after, has_owner=has_owner, must_ring=must_ring)
+
+        return self._transactor.write(work)
+
     def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
         def work(connection: sa.Connection) -> r.Cancelled | None:
             record, now = self._lock(connection, flow_uuid)

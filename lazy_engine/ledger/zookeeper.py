@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
@@ -26,7 +26,7 @@ from lazy_engine.ledger.zookeeper_delivery import ZooKeeperDelivery
 from lazy_engine.ledger.zookeeper_detail import dumps
 from lazy_engine.ledger.zookeeper_listing import ZooKeeperListing
 from lazy_engine.ledger.zookeeper_ownership import ZooKeeperOwnership
-from lazy_engine.ledger.zookeeper_watch import ZooKeeperWatch
+from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 #: Largest outcome and largest result: an atom's znode holds more than its
@@ -39,7 +39,7 @@ MAX_RESULT_BYTES: Final = 512 * 1024
 _READ_TRIES: Final = 5
 
 
-class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, ZooKeeperListing):
+class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over kazoo.
 
     :param client: the kazoo client of TaskFlow's backend, started.
@@ -49,6 +49,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, Zoo
     """
 
     keeper: Keeper
+    observer: Several
 
     def __init__(self, client: Any, root_path: str) -> None:
         super().__init__(client, root_path)
@@ -151,6 +152,11 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperWatch, Zoo
             [Guard(path, 0 if found is None else found[1], b"")],
             [Put(f"{path}/{made.key_id}", node.dumps(body), is_new=True)],
         )
+
+    def deliver_all(
+        self, by_flow: Mapping[str, Sequence[r.Delivery]], *, rings: bool
+    ) -> dict[str, r.DeliveredToFlow | errors.LazyEngineError | None]:
+        return protocol.deliver_each(self, by_flow, rings=rings)
 
     # -- wishes, incidents and jobs ---------------------------------------
 

@@ -204,7 +204,12 @@ def _is_due_before(record: r.DelayRecord, instant: int) -> bool:
     return timeout_at is not None and timeout_at < instant
 
 
-def _read_waiting(at: int, name: str) -> tuple[int, str, str, str, int]:
+def waiting_key(name: str) -> DelayKey:
+    """Return the key of the delay that an entry among those that wait stands for."""
     flow_uuid, _, rest = name.partition(".")
-    key: Any = node.read_delay_name(node.unquote(flow_uuid), rest)
+    return node.read_delay_name(node.unquote(flow_uuid), rest)
+
+
+def _read_waiting(at: int, name: str) -> tuple[int, str, str, str, int]:
+    key: Any = waiting_key(name)
     return (at, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)

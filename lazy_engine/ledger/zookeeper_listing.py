@@ -16,15 +16,20 @@ from typing import Final
 from lazy_engine import rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import zookeeper_index as index
 from lazy_engine.ledger import zookeeper_node as node
-from lazy_engine.ledger.zookeeper_book import ZooKeeperBook
+from lazy_engine.ledger.census import Count
+from lazy_engine.ledger.zookeeper_delay import waiting_key
+from lazy_engine.ledger.zookeeper_watch import ZooKeeperWatch
 
 #: How many znodes are asked for at once.
 _BATCH: Final = 200
+#: Of how many open delays, the oldest ones, a census says the task.
+_MOST_READ: Final = 2000
 
 
-class ZooKeeperListing(ZooKeeperBook):
-    """Lists flows."""
+class ZooKeeperListing(ZooKeeperWatch):
+    """Lists flows, and counts what waits."""
 
     def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
         def work() -> list[r.FlowRecord]:
@@ -48,6 +53,34 @@ class ZooKeeperListing(ZooKeeperBook):
             for found in self._connection.get_many(paths):
                 if found is not None:  # purged since it was listed
                     yield self._seen(node.decode_flow(*found))
+
+    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
+        def work() -> r.Census:
+            now = self.now()
+            count = Count(ages_seconds)
+            # The index tells when, and not of which task: that takes reading each one.
+            entries = index.entries(self._connection, self._paths.waiting_path, now=now)
+            read = 0
+            for bucket in entries:
+                known = self._task_names(bucket[: max(0, _MOST_READ - read)])
+                read += len(known)
+                for (at, _), name in itertools.zip_longest(bucket, known):
+                    count.add(name, count.age_class(at, now), 1, at)
+            incidents = sum(flow.incident is not None for flow in self._all_flows())
+            due_in = self.next_due_in(0.0)
+            return r.Census(
+                now=now,
+                open=count.read(most_tasks),
+                incidents=incidents,
+                lag_seconds=max(0.0, -due_in) if due_in is not None else 0.0,
+            )
+
+        return self._read(work)
+
+    def _task_names(self, entries: Sequence[tuple[int, str]]) -> list[str | None]:
+        keys = [waiting_key(name) for _, name in entries]
+        found = self._delays.find(keys)
+        return [found[key].task_name if key in found else None for key in keys]
 
     def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
         def work() -> list[str]:

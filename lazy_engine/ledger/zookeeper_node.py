@@ -203,6 +203,7 @@ def encode_delay(delay: r.DelayRecord) -> bytes:
         progress_details=delay.progress_text,
         outcome=_head(delay.outcome),
         late=_head(delay.late),
+        traceparent=delay.traceparent,
     )
     return dumps(body)
 
@@ -223,6 +224,7 @@ def decode_delay(key: DelayKey, data: bytes) -> r.DelayRecord:
         progress_text=body["progress_details"],
         outcome=_outcome(body["outcome"]),
         late=_outcome(body["late"]),
+        traceparent=body.get("traceparent"),  # older ones have none
         **{name: body[name] for name in _PLAIN_DELAY_FIELDS},
     )
 

@@ -100,6 +100,23 @@ class ZooKeeperWatch(ZooKeeperBook):
 
         return self._connection.repeat(work)
 
+    def wake(self, flow_uuid: str, *, rings: bool) -> r.Woken | None:
+        def work() -> r.Woken | None:
+            before = self._load(flow_uuid)
+            if before is None:
+                return None
+            now = self.now()
+            record, must_ring = rules.wake(self._seen(before), now, rings=rings)
+            # When the lease ends is what this observer sees, and not stored.
+            stored = dataclasses.replace(record, lease_expires_at=None)
+            after = dataclasses.replace(before, record=stored)
+            if after != before:
+                self._write(before, after, ())
+            has_owner = rules.has_owner(record, now)
+            return r.Woken(record=record, has_owner=has_owner, must_ring=must_ring)
+
+        return self._connection.repeat(work)
+
     def cancel(self, flow_uuid: str, reason: str, *, rings: bool) -> r.Cancelled | None:
         def work() -> r.Cancelled | None:
             before = self._load(flow_uuid)

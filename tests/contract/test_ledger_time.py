@@ -758,6 +758,7 @@ NEW_COLUMNS = {
         "probe_state",
         "progress",
         "progress_details",
+        "traceparent",
     ),
 }
 

@@ -65,7 +65,8 @@ COLUMNS = {
         "late_at",
     ],
 }
-INDEXES = {"lazy_flows_ended", "lazy_flows_state", "lazy_delays_waiting"}
+#: Those that later versions have, too.
+INDEXES = {"lazy_flows_ended"}
 
 
 def make_older(backend: Any) -> None:
@@ -79,6 +80,10 @@ def make_older(backend: Any) -> None:
             for column in seen.get_columns(table):
                 if column["name"] not in kept:
                     connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column['name']}")
+        connection.exec_driver_sql(
+            "CREATE INDEX lazy_delays_waiting"
+            " ON lazy_delays (waiting_at, flow_uuid, atom_uuid, kind, attempt)"
+        )
         connection.exec_driver_sql(
             "CREATE INDEX lazy_flows_state ON lazy_flows (state, changed_at, flow_uuid)"
         )

@@ -73,3 +73,12 @@ def test_benchmark_of_conductors_prints_a_line_for_each_workload_of_each_subject
         ("large", "factory"),
     ]
     assert all(line["median"] > 0 for line in lines)
+
+
+def test_benchmark_of_http_prints_a_line_for_each_way_and_a_ratio() -> None:
+    lines = _lines(
+        "http_delivery.py", "--parked", "5", "--deliveries", "20", "--rounds", "1", "sqlite"
+    )
+    assert [line["subject"] for line in lines] == ["in-process", "http", "count"]
+    assert all(line["rate"] > 0 and line["p99_ms"] > 0 for line in lines[:2])
+    assert lines[1]["ratio"] > 0

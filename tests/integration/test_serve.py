@@ -187,3 +187,38 @@ for command in ("serve", "consume"):
     assert done.returncode == 0, done.stderr
     assert "pip install 'lazy_engine[http]'" in done.stderr
     assert "pip install 'lazy_engine[mq]'" in done.stderr
+
+
+def test_keys_for_looking_and_metrics_are_served(
+    url: str, store: Any, tmp_path: pathlib.Path
+) -> None:
+    read, full = "read-key-0123456789", "full-key-0123456789"
+    (tmp_path / "keys").write_text(f"{read}\n")
+    words = ["serve", "--port", "0", "--read-key-file", str(tmp_path / "keys")]
+    words += ["--metrics-port", "0", "--traces"]
+    with running(url, *words, LAZY_ENGINE_HTTP_API_KEY=full) as command:
+        assert command.started["event"] == "metrics"
+        served = command.next()["url"]
+        world = park(store)
+        reader, operator = (Web(served, Authorization=f"Bearer {key}") for key in (read, full))
+        Web(served).post(f"/v1/tokens/{world.token}/complete", {"result": 1})
+        suspend = f"/v1/flows/{world.flow_uuid}/suspend"
+        assert (reader.post(suspend).status, operator.post(suspend).status) == (403, 200)
+        accepted = 'lazy_engine_deliveries_total{disposition="accepted"} 1.0'
+        assert accepted in reader.get("/metrics").text
+        assert accepted in Web(command.started["url"]).get("/metrics").text
+        assert command.stop()[0] == ExitCode.DONE
+
+
+def test_watchdog_and_conductor_have_metrics(
+    url: str, store: Any, zookeeper: ZooKeeper, jobboard_path: str
+) -> None:
+    board = f"zookeeper://{zookeeper.hosts}{jobboard_path}"
+    metrics = ("--metrics-port", "0", "--traces")
+    with (
+        running(url, "watchdog", *metrics) as watchdog,
+        running(url, "conductor", *metrics, LAZY_ENGINE_JOBBOARD=board) as conductor,
+    ):
+        for command in (watchdog, conductor):
+            assert command.started["event"] == "metrics"
+            assert "lazy_engine_store_up 1.0" in Web(command.started["url"]).get("/metrics").text
