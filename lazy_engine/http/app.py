@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from taskflow import exceptions as taskflow_exceptions
 
 from lazy_engine import Client
-from lazy_engine.http import answer, callback, operation
+from lazy_engine.http import answer, callback, operation, overview, page
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.gate import Gate
 from lazy_engine.http.limit import Limits
@@ -70,9 +70,10 @@ def make_app(
     )
     if api_keys:
         keys = Keys(api_keys)
-        app.include_router(
-            operation.make_router(client, _pool(limits, limits.operator_threads), keys)
-        )
+        pool = _pool(limits, limits.operator_threads)
+        app.include_router(operation.make_router(client, pool, keys))
+        app.include_router(overview.make_router(client, pool, keys, limits))
+        app.include_router(page.make_router())
     for kind, handle in (
         (Refusal, _refuse),
         (Overloaded, _defer),
