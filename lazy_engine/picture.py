@@ -178,7 +178,7 @@ def _task(atom: models.AtomDetail, created_at: int | None, changed_at: int | Non
 
 def importance(task: TaskPicture) -> bool:
     """Whether a task tells less than others, for sorting: those that do nothing come last."""
-    return task.look in ("pending", "done", "ignored", "reverted")
+    return task.failure is None and task.look in ("pending", "done", "ignored", "reverted")
 
 
 def arguments(detail: models.FlowDetail, injected: Mapping[str, Any]) -> list[Argument]:

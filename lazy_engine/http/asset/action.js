@@ -51,7 +51,9 @@ export function delayButtons(delay, refresh) {
   const fail = () =>
     askThenDo({
       title: `Fail ${name}`,
-      text: `${attempt(delay)} The task fails, and the flow is reverted unless a retry controller has it tried again.`,
+      text: `${attempt(delay)} ${
+        delay.kind === "revert" ? "What it has done stays as it is, and the flow fails." : "The task fails, and the flow is reverted unless a retry controller has it tried again."
+      }`,
       fields: [
         { name: "error", label: "What went wrong", required: true },
         { name: "kind", label: "Kind", hint: "A name that retry controllers ask for; may be left empty" },

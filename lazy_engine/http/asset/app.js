@@ -75,7 +75,7 @@ function show(isFirst = false) {
   window.scrollTo(0, 0);
   // Whoever follows a link with a keyboard, or listens, goes on at the new view.
   if (!isFirst) main.focus({ preventScroll: true });
-  live.state("slow", "Connecting…");
+  live.heard.state("slow", "Connecting…");
   live.start(view instanceof Flow ? view.uuid : null);
   if (view.start) guarded(() => view.start());
 }

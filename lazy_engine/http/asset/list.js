@@ -12,8 +12,8 @@ export function flowLink(uuid, name) {
 /** When a delay must be answered, in a word, a sign and a colour. */
 export function deadline(delay) {
   const parts = [];
-  if (delay.alerted_at) parts.push(badge("failed", "overdue since "), time(delay.alerted_at, "since"));
-  else if (delay.timeout_at && hasPassed(delay.timeout_at)) parts.push(badge("failed", "past its deadline "), time(delay.timeout_at));
+  if (delay.alerted_at) parts.push(badge("failed", "overdue"), " for ", time(delay.alerted_at, "since"));
+  else if (delay.timeout_at && hasPassed(delay.timeout_at)) parts.push(badge("failed", "past its deadline"), " ", time(delay.timeout_at));
   else if (delay.timeout_at) parts.push(time(delay.timeout_at));
   if (delay.heartbeat_at) parts.push(h("small", {}, "sign of life due ", time(delay.heartbeat_at)));
   const isOther = delay.due_at && ![delay.timeout_at, delay.heartbeat_at].includes(delay.due_at);

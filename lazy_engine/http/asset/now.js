@@ -14,7 +14,7 @@ export class Now {
   }
 
   hear(summary) {
-    replace(this.element, headline(summary), states(summary), incidents(summary), failures(summary), waits(summary));
+    replace(this.element, headline(summary), incidents(summary), failures(summary), states(summary), waits(summary));
   }
 }
 
@@ -26,14 +26,14 @@ function headline(summary) {
       : badge("done", "no incidents"),
   ];
   if (!waiting) parts.push("Nothing waits.");
-  else parts.push(h("span", {}, waiting >= counted ? `${atLeast(waiting, counted)} tasks wait` : `${count(waiting, "task")} ${waiting === 1 ? "waits" : "wait"}`, ", the oldest since ", time(summary.oldest[0] && summary.oldest[0].opened_at, "since"), "."));
+  else parts.push(h("span", {}, waiting >= counted ? `${atLeast(waiting, counted)} tasks wait` : `${count(waiting, "task")} ${waiting === 1 ? "waits" : "wait"}`, ", the oldest for ", time(summary.oldest[0] && summary.oldest[0].opened_at, "since"), "."));
   if (summary.due.length) parts.push(h("span", {}, "The next is due ", time(summary.due[0].due_at), "."));
   return h("div", { class: "headline" }, h("h1", {}, "Now"), h("p", {}, parts.map((part) => [part, " "])));
 }
 
 function states(summary) {
   const known = FLOW_STATES.filter((state) => summary.states[state]);
-  if (!known.length) return h("p", {}, "There are no flows here yet.");
+  if (!known.length) return h("p", {}, "There are no flows here yet. Whoever submits one sees it here at once.");
   return h(
     "section",
     { "aria-labelledby": "states" },

@@ -41,8 +41,9 @@ export function tasks(picture, refresh) {
         title: "State",
         cell: (task) => [
           badge(task.look),
+          task.failure && task.look !== "failed" ? h("small", {}, "had failed") : null,
           task.attempt > 1 ? h("small", {}, `attempt ${task.attempt}`) : null,
-          task.progress > 0 && task.look !== "done" ? h("small", {}, `${Math.round(task.progress * 100)} % done`) : null,
+          task.progress > 0 && ["running", "waiting"].includes(task.look) ? h("small", {}, `${Math.round(task.progress * 100)} % done`) : null,
         ],
       },
       {
@@ -52,8 +53,8 @@ export function tasks(picture, refresh) {
           return [
             delay ? h("div", {}, "waits for ", time(delay.opened_at, "since")) : null,
             delay ? h("div", {}, "deadline ", deadline(delay)) : null,
-            task.changed_at ? h("small", {}, "changed ", time(task.changed_at)) : null,
-            !delay && !task.changed_at ? "–" : null,
+            task.changed_at && task.look !== "pending" ? h("small", {}, "changed ", time(task.changed_at)) : null,
+            !delay && (!task.changed_at || task.look === "pending") ? "–" : null,
           ];
         },
       },
