@@ -111,7 +111,9 @@ class SqlListing(SqlBook):
         parts = []
         for state in (*_OPEN_STATES, *sorted(rules.FINAL_STATES)):
             lived = self._lived() if state in _OPEN_STATES else sa.literal(state)
-            found = sa.select(lived.label("lived")).where(c.state == state).limit(limit).subquery()
+            # In the order of the index: otherwise one state would be looked for among all flows.
+            some = sa.select(lived.label("lived")).where(c.state == state).order_by(c.created_at)
+            found = some.limit(limit).subquery()
             count = sa.func.count()
             parts.append(
                 sa.select(
@@ -121,11 +123,13 @@ class SqlListing(SqlBook):
                     sa.func.sum(count).over().label("total"),
                 ).group_by(found.c.lived)
             )
-        for name, column in (
-            (_INCIDENTS, c.incident),
-            (_WAITING, self._tables.delays.c.waiting_at),
+        waiting_at = self._tables.delays.c.waiting_at
+        for name, column, order in (
+            (_INCIDENTS, c.incident, c.created_at),
+            (_WAITING, waiting_at, waiting_at),
         ):
-            some = sa.select(sa.literal(1)).select_from(column.table).where(column.is_not(None))
+            query = sa.select(sa.literal(1)).select_from(column.table).where(column.is_not(None))
+            some = query.order_by(order)
             count = sa.func.count()
             parts.append(
                 sa.select(sa.null(), sa.literal(name), count, sa.null()).select_from(
