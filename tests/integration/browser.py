@@ -112,7 +112,17 @@ class Browser:
         return wait_until(lambda: self.run(script, label, within), what=f"button {label}")
 
     def click(self, label: str, within: str = "body") -> None:
-        self.button(label, within).click()
+        def press() -> bool:
+            try:
+                self.button(label, within).click()
+            except StaleElementReferenceException:
+                return False  # just replaced by a newer one
+            return True
+
+        # Imported here: without selenium these tests are skipped.
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        wait_until(press)
 
     def fill(self, label: str, value: str) -> None:
         """Type into the field with that label, in the open dialog."""

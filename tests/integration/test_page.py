@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from taskflow import states
 
-from lazy_engine import DELAYED, Client, ledger
+from lazy_engine import DELAYED, Client, incident, ledger
 from lazy_engine.http import make_app
 from lazy_engine.http.server import Server
 from tests.integration import page_flows
@@ -71,11 +71,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def parked(world: World) -> dict[str, str]:
     """Flows that nobody touches, by name."""
     return {
+        "payment": world.park(page_flows.overdue),
         "release": world.park(page_flows.release, size=3, password="hunter2"),
         "evil": world.park(page_flows.evil),
         "evil failure": world.park(page_flows.evil_failure),
         "large": world.park(page_flows.large),
-        "payment": world.park(page_flows.overdue),
     }
 
 
@@ -131,11 +131,10 @@ def test_first_view_tells_what_waits_since_when_on_whom_and_what_went_wrong(
     browser: Browser, world: World, parked: dict[str, str]
 ) -> None:
     broken = world.park(page_flows.approval)
-    world.ledger.note_incident(broken, "factory failed", f"no module 'gone' {page_flows.EVIL}")
+    # Of a kind that is left for a person.
+    world.ledger.note_incident(broken, incident.NO_FACTORY, f"nobody {page_flows.EVIL}")
     browser.come_in(KEY)
-    browser.shows(
-        "1 incident", "no module 'gone'", "who: release manager, why: security", "overdue"
-    )
+    browser.shows("1 incident", "nobody <script>", "who: release manager, why: security", "overdue")
     text = browser.text("main")
     assert text.index("What went wrong") < text.index("Flows by state") < text.index("What waits")
     assert browser.driver.title.startswith("(1) ")
@@ -150,7 +149,7 @@ def test_new_incident_is_said_aloud(browser: Browser, world: World) -> None:
     flow_uuid = world.park(page_flows.approval)
     browser.come_in(KEY, "#/flows")
     browser.shows(flow_uuid)
-    world.ledger.note_incident(flow_uuid, "store corrupt", "odd")
+    world.ledger.note_incident(flow_uuid, incident.NO_FACTORY, "odd")
     browser.shows("A new incident", selector="[role=status]")
     world.client.cancel(flow_uuid, "off")
     assert world.client.resume(flow_uuid) == states.REVERTED
@@ -346,10 +345,11 @@ def test_every_text_has_contrast_and_fits_on_a_phone(
 ) -> None:
     browser.come_in(KEY)
     for number, view in enumerate((*VIEWS, "#/flow/{evil}", "#/flow/{evil failure}")):
-        for width in (320, 390, 1280):
+        browser.look(is_dark=is_dark)
+        browser.open(view.format_map(parked))
+        wait_until(lambda: browser.state == "live" and "Asking…" not in browser.text())
+        for width in (1280, 390, 320):
             browser.look(width, 800, is_dark=is_dark)
-            browser.open(view.format_map(parked))
-            wait_until(lambda: browser.state == "live" and "Asking…" not in browser.text())
             assert browser.overflow() <= 0, (view, width)
             if width != 320:
                 assert browser.faint_texts() == [], (view, width)
@@ -396,11 +396,11 @@ def test_page_can_be_used_with_the_keyboard_alone(browser: Browser, world: World
 
 def test_assistive_software_is_told_all(browser: Browser, parked: dict[str, str]) -> None:
     browser.come_in(KEY)
-    for view in VIEWS:
+    for view in VIEWS[:-1]:
+        browser.open(view.format(**parked))
+        wait_until(lambda: browser.state == "live" and "Asking…" not in browser.text())
         for width in (390, 1280):
             browser.look(width, 800)
-            browser.open(view.format(**parked))
-            wait_until(lambda: browser.state == "live" and "Asking…" not in browser.text())
             found = browser.accessible()
             nameless = [
                 node

@@ -22,10 +22,10 @@ const live = new Live({
   summary(summary) {
     learnTime(summary.now);
     tellIncidents(summary.incident_count);
-    if (view && view.hear) guarded(() => view.hear(summary));
+    whenQuiet("hear", summary);
   },
   flow() {
-    if (view && view.hearFlow) guarded(() => view.hearFlow());
+    whenQuiet("hearFlow");
   },
   state(word, text) {
     liveMark.dataset.state = word;
@@ -33,6 +33,33 @@ const live = new Live({
   },
   refused: askForKey,
 });
+
+// What is shown is not changed under somebody's finger, nor behind a dialog that goes back to it.
+let isPressed = false;
+const postponed = new Map();
+
+function whenQuiet(name, value) {
+  if (isPressed || document.querySelector("dialog[open]")) postponed.set(name, value);
+  else if (view && view[name]) guarded(() => view[name](value));
+}
+
+function catchUp() {
+  const found = [...postponed];
+  postponed.clear();
+  for (const [name, value] of found) whenQuiet(name, value);
+}
+
+document.addEventListener("pointerdown", () => (isPressed = true), true);
+for (const name of ["pointerup", "pointercancel", "close"]) {
+  document.addEventListener(
+    name,
+    () => {
+      isPressed = false;
+      setTimeout(catchUp); // after the click that this is a part of
+    },
+    true,
+  );
+}
 
 // Of all that changes, only this is said aloud.
 function tellIncidents(number) {
@@ -64,6 +91,7 @@ function show(isFirst = false) {
     askForKey();
     return;
   }
+  postponed.clear();
   view = route();
   for (const link of views.querySelectorAll("a")) {
     const isHere = link.getAttribute("href") === (location.hash.split("?")[0] || "#/");

@@ -38,7 +38,8 @@ export function replace(parent, ...children) {
   const successor = [...parent.querySelectorAll("a, button, input, select, textarea, summary, [tabindex]")].find(
     (element) => markOf(element) === mark,
   );
-  if (successor) successor.focus({ preventScroll: true });
+  // Never to nowhere: whoever cannot see would have to begin anew.
+  (successor || document.getElementById("main")).focus({ preventScroll: true });
 }
 
 function markOf(element) {
