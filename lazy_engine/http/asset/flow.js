@@ -109,7 +109,7 @@ function incident(found) {
     "section",
     { class: "wrong", "aria-labelledby": "incident-title" },
     h("h2", { id: "incident-title" }, "Incident"),
-    h("p", {}, badge("failed", found.kind), " for ", time(found.first_at, "since"), `, ${count(found.count, "time")} in a row, last `, time(found.last_at), "; ", found.next_try_at ? ["tried again ", time(found.next_try_at)] : "left for a person", "."),
+    h("p", {}, badge("failed", found.kind), " for ", time(found.first_at, "since"), `, ${found.count === 1 ? "once" : `${found.count} times in a row`}, last `, time(found.last_at), "; ", found.next_try_at ? ["tried again ", time(found.next_try_at)] : "left for a person", "."),
     h("pre", {}, found.message),
   );
 }

@@ -70,8 +70,13 @@ export class Drawing {
       { class: `node look-${look}`, transform: `translate(${x} ${y})`, onclick: () => this.choose(node.name) },
       s("title", {}, `${node.name}: ${more}${node.is_loose ? " (after more than 8 others)" : ""}`),
       s("rect", { width: WIDTH, height: HEIGHT, rx: task && task.is_retry ? 22 : 6 }),
-      s("text", { x: 12, y: 18, class: "name" }, shorten(node.name, NAME)),
-      s("text", { x: 12, y: 35, class: "state" }, `${sign(look)} ${more}`),
+      // Letters are of different widths: what is too long is cut at the box.
+      s(
+        "svg",
+        { width: WIDTH - 6, height: HEIGHT },
+        s("text", { x: 12, y: 18, class: "name" }, shorten(node.name, NAME)),
+        s("text", { x: 12, y: 35, class: "state" }, `${sign(look)} ${more}`),
+      ),
     );
   }
 }

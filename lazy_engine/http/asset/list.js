@@ -60,7 +60,7 @@ export function flows(caption, rows, id) {
       { title: "State", cell: (flow) => badge(lookOf(flow.state), flow.state) },
       { title: "Waits", class: "number", cell: (flow) => String(flow.open_delays) },
       {
-        title: "Incident",
+        title: "Incident or reason",
         class: "wide",
         cell: (flow) =>
           flow.incident

@@ -82,7 +82,7 @@ function incident(flow) {
       { class: "faint" },
       "For ",
       time(first, "since"),
-      `, ${count(often, "time")} in a row; `,
+      `, ${often === 1 ? "once" : `${often} times in a row`}; `,
       next ? ["tried again ", time(next)] : "left for a person",
       ".",
     ),
