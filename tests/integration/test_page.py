@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -186,6 +185,8 @@ def test_picture_shows_every_task_with_its_state(browser: Browser, parked: dict[
     browser.run("document.querySelector('g.node').dispatchEvent(new MouseEvent('click'))")
     assert browser.run("return document.activeElement.className") == "chosen"
     shoot(browser, "large")
+    browser.look(360, 740)
+    assert browser.overflow() <= 0
 
 
 def test_arguments_are_masked(browser: Browser, parked: dict[str, str]) -> None:
@@ -345,7 +346,7 @@ def test_every_text_has_contrast_and_fits_on_a_phone(
 ) -> None:
     browser.come_in(KEY)
     for number, view in enumerate(
-        ("#/", "#/waits", "#/flows", "#/flow/{large}", "#/flow/{evil failure}")
+        ("#/", "#/waits", "#/flows", "#/flow/{release}", "#/flow/{evil failure}")
     ):
         browser.look(is_dark=is_dark)
         browser.open(view.format_map(parked))
@@ -477,8 +478,11 @@ def fill(store: Any, count: int) -> None:
     client.resume(client.submit(page_flows.approval))
     book = ledger.beside(store)
     tables = book._tables  # type: ignore[attr-defined]
+    numbers = sa.select(sa.literal(1).label("number")).cte(recursive=True)
+    numbers = numbers.union_all(sa.select(numbers.c.number + 1).where(numbers.c.number < count))
     with book._transactor.engine.begin() as connection:  # type: ignore[attr-defined]
         for table in (tables.flows, tables.delays):
-            row = dict(connection.execute(sa.select(table)).one()._mapping)
-            rows = [{**row, "flow_uuid": str(uuid.UUID(int=number))} for number in range(count)]
-            connection.execute(sa.insert(table), rows)
+            others = [column for column in table.c if column is not table.c.flow_uuid]
+            made = sa.func.printf("00000000-0000-4000-8000-%012d", numbers.c.number)
+            rows = sa.select(made, *others).select_from(table.join(numbers, sa.true()))
+            connection.execute(sa.insert(table).from_select([table.c.flow_uuid, *others], rows))
