@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -35,6 +36,7 @@ _TICK_SECONDS: Final = 0.25
 _SILENCE_SECONDS: Final = 15.0
 #: A look that took a second is not repeated for twenty.
 _REST_FACTOR: Final = 20.0
+_EVENT_ID: Final = re.compile(r"([0-9a-f]{0,16})/([0-9a-f]{0,16})")
 #: When whoever was sent away should come again, in milliseconds.
 _RETRY_MILLISECONDS: Final = 2000
 
@@ -105,7 +107,9 @@ class Watch:
         :param is_over: asked now and then.
         """
         flow_uuid = self._listeners.get(listener)
-        summary_seen, _, flow_seen = since.partition("/")
+        # What did not come from here is not sent back.
+        known = _EVENT_ID.fullmatch(since)
+        summary_seen, flow_seen = known.groups() if known else ("", "")
         problem_seen: dict[str, str] | None = None
         ends_at = time.monotonic() + self._limits.listening_seconds
         silent_at = time.monotonic()

@@ -208,7 +208,7 @@ class Listener:
     def __init__(self, url: str, query: str = "", last_id: str = "") -> None:
         head = f"GET /v1/events{query} HTTP/1.1\r\nHost: x\r\nAuthorization: {BEARER}\r\n"
         head += f"Last-Event-ID: {last_id}\r\n" if last_id else ""
-        self.connection = Web(url).open(f"{head}\r\n".encode())
+        self.connection = Web(url).open(f"{head}\r\n".encode("latin-1"))
         self.connection.settimeout(10)
         self.file = self.connection.makefile("rb")
         self.status = int(self.file.readline().split()[1])
@@ -261,6 +261,14 @@ def test_changes_are_told_as_they_come(url: str, world: World) -> None:
         again.connection.settimeout(0.3)
         with pytest.raises(TimeoutError):
             again.next()
+
+
+@pytest.mark.parametrize("last_id", ["\u00e9vil", "a/b/c", "0123456789abcdef0/", "x" * 90])
+def test_nothing_odd_is_sent_back_as_an_events_id(url: str, last_id: str) -> None:
+    with Listener(url, last_id=last_id) as listener:
+        name, _, event_id = listener.next()
+    assert name == "summary"
+    assert re.fullmatch("[0-9a-f]{16}/", event_id)
 
 
 def test_no_more_listen_than_may_and_who_leaves_makes_room(url: str, operator: Web) -> None:

@@ -472,6 +472,9 @@ def test_ten_thousand_flows_are_shown_a_page_at_a_time(driver: Any, tmp_path: pa
             browser.leave()
 
 
+_INSTANTS = ("created_at", "changed_at", "opened_at", "waiting_at", "timeout_at", "due_at")
+
+
 def fill(store: Any, count: int) -> None:
     """Fill a store with flows that wait, made after the first."""
     client = Client(store)
@@ -483,6 +486,11 @@ def fill(store: Any, count: int) -> None:
     with book._transactor.engine.begin() as connection:  # type: ignore[attr-defined]
         for table in (tables.flows, tables.delays):
             others = [column for column in table.c if column is not table.c.flow_uuid]
-            made = sa.func.printf("00000000-0000-4000-8000-%012d", numbers.c.number)
-            rows = sa.select(made, *others).select_from(table.join(numbers, sa.true()))
+            made = [
+                # No two of them at the same instant.
+                column + numbers.c.number if column.name in _INSTANTS else column
+                for column in others
+            ]
+            name = sa.func.printf("00000000-0000-4000-8000-%012d", numbers.c.number)
+            rows = sa.select(name, *made).select_from(table.join(numbers, sa.true()))
             connection.execute(sa.insert(table).from_select([table.c.flow_uuid, *others], rows))

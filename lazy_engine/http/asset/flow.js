@@ -9,11 +9,15 @@ import { badge, lookOf } from "./look.js";
 import { receipts, tasks } from "./task.js";
 import { count, learnTime, time } from "./text.js";
 
+/** A picture that took a second is not asked for again for four. */
+const REST = 4;
+
 export class Flow {
   title = "Flow";
 
   constructor(uuid) {
     this.uuid = uuid;
+    this.restsUntil = 0;
     this.drawing = new Drawing((name) => this.choose(name));
     this.parts = Object.fromEntries(["head", "tasks", "receipts", "rest"].map((name) => [name, h("div", { id: `flow-${name}` })]));
     this.picture = h("section", { "aria-labelledby": "picture-title" }, h("h2", { id: "picture-title" }, "Picture"), this.drawing.element);
@@ -31,6 +35,7 @@ export class Flow {
       return;
     }
     this.isFetching = true;
+    const begunAt = Date.now();
     try {
       do {
         this.isStale = false;
@@ -41,11 +46,14 @@ export class Flow {
       replace(this.element, h("h1", {}, "Flow"), h("p", { class: "problem", role: "alert" }, error.message));
     } finally {
       this.isFetching = false;
+      this.restsUntil = Date.now() + REST * (Date.now() - begunAt);
     }
   }
 
+  // A large flow that runs changes all the time: most of it is spent on something else than asking.
   hearFlow() {
-    this.fetch();
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.element.isConnected && this.fetch(), Math.max(0, this.restsUntil - Date.now()));
   }
 
   show(picture) {
