@@ -17,6 +17,7 @@ from typing import Final
 from lazy_engine import rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger import zookeeper_index as index
 from lazy_engine.ledger import zookeeper_node as node
 from lazy_engine.ledger.zookeeper_book import ZooKeeperBook
 
@@ -45,21 +46,29 @@ class ZooKeeperListing(ZooKeeperBook):
         def work() -> r.Tally:
             now = self.now()
             found: collections.Counter[str] = collections.Counter()
-            incidents = waiting = read = 0
+            incidents = read = 0
             for flow in itertools.islice(self._all_flows(), limit):
                 read += 1
                 found[rules.lived_state(flow, now)] += 1
                 incidents += flow.incident is not None
-                waiting += flow.open_delays
             return r.Tally(
                 states=dict(found),
                 # Flows are read in no order of their states.
                 at_least=frozenset(found if read == limit else ()),
                 incidents=incidents,
-                waiting=min(waiting, limit),
+                waiting=self._count_waiting(now, limit),
             )
 
         return self._read(work)
+
+    def _count_waiting(self, now: int, limit: int) -> int:
+        """Count what waits by its index alone, which names it."""
+        found = 0
+        for bucket in index.entries(self._connection, self._paths.waiting_path, now=now):
+            found += len(bucket)
+            if found >= limit:
+                return limit
+        return found
 
     def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
         def work() -> dict[str, str]:
