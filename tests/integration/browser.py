@@ -66,13 +66,13 @@ class Browser:
         """Load the page anew."""
         self.driver.get(f"{self.url}/{view}")
 
-    def come_in(self, key: str, view: str = "#/") -> None:
-        """Load the page with a key that was typed in before."""
+    def come_in(self, key: str, view: str = "#/", state: str = "live") -> None:
+        """Load the page with a key that was typed in before, and wait until it says *state*."""
         self.open()
         self.run("sessionStorage.setItem('lazy_engine.key', arguments[0])", key)
         self.driver.get("about:blank")
         self.open(view)
-        wait_until(lambda: self.state == "live", what="events to come")
+        wait_until(lambda: self.state == state, what=f"the page to be {state}")
 
     def leave(self) -> None:
         self.run("sessionStorage.clear()")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from taskflow import states
 
 from lazy_engine import DELAYED, Client, incident, ledger
-from lazy_engine.http import make_app
+from lazy_engine.http import Limits, make_app
 from lazy_engine.http.server import Server
 from tests.integration import page_flows
 from tests.integration.browser import Browser
@@ -84,6 +84,7 @@ def browser(driver: Any, world: World) -> Iterator[Browser]:
     made.look()
     made.open()
     made.leave()
+    made.errors()  # of others
     yield made
     made.look()
     assert made.errors() == []
@@ -432,6 +433,41 @@ def test_assistive_software_is_told_all(browser: Browser, parked: dict[str, str]
             assert {"table", "columnheader", "rowheader", "cell"} <= set(roles), (view, width)
     assert browser.run("return document.documentElement.lang") == "en"
     assert browser.run("return document.querySelectorAll('h1').length") == 1
+
+
+# -- when little works ------------------------------------------------------------------------------
+
+
+def test_where_no_more_may_listen_the_page_asks_instead(
+    driver: Any, tmp_path: pathlib.Path
+) -> None:
+    with opened(f"sqlite:///{tmp_path / 'lazy.sqlite'}") as store:
+        client = Client(store)
+        client.resume(client.submit(page_flows.approval))
+        app = make_app(client, api_keys=[KEY], limits=Limits(listeners=0))
+        with Server(app) as server:
+            browser = Browser(driver, server.url)
+            browser.come_in(KEY, state="slow")
+            browser.shows("why: approve", "Updated every 15 s")
+            browser.leave()
+
+
+def test_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(
+    driver: Any, tmp_path: pathlib.Path
+) -> None:
+    with opened(f"sqlite:///{tmp_path / 'lazy.sqlite'}") as store:
+        client = Client(store)
+        app = make_app(client, api_keys=[KEY])
+        with Server(app) as server:
+            browser = Browser(driver, server.url)
+            browser.come_in(KEY)
+            port = int(server.url.rpartition(":")[2])
+        browser.shows("No connection; trying again")
+        client.resume(client.submit(page_flows.approval))
+        with Server(app, port=port):
+            browser.shows("why: approve")
+            assert browser.state == "live"
+            browser.leave()
 
 
 # -- very little, and very much --------------------------------------------------------------------
