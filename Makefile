@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SERVERS := zookeeper postgresql mysql redis etcd
+SERVERS := zookeeper postgresql mysql redis etcd chromium
 ARGS ?=
 
 PACKAGE_FILES := $(wildcard pyproject.toml setup.py README.md LICENSE)

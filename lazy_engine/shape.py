@@ -32,7 +32,8 @@ from lazy_engine import host
 FORMAT: Final = 1
 
 #: Key of a flow detail's and an atom detail's ``meta`` under which its shape is
-#: kept. Flow: ``{"format", "digest"}``; atom: ``{"format", "after", "names"}``.
+#: kept. Flow: ``{"format", "digest"}``; atom: ``{"format", "after", "names"}``,
+#: and ``"arguments"`` if it has any.
 META_SHAPE: Final = "lazy_shape"
 
 #: Key of a flow detail's ``meta`` under which the last accepted drift is kept:
@@ -51,6 +52,9 @@ VERSION: Final = "version"
 #: and only as a digest otherwise.
 _MOST_NAMES: Final = 8
 
+#: How many arguments of an atom are kept by name.
+_MOST_ARGUMENTS: Final = 32
+
 #: How many changes a message names.
 _MOST_SAID: Final = 10
 
@@ -63,6 +67,7 @@ class AtomShape:
 
     :ivar after: digest of the names of the nearest atoms before it.
     :ivar names: these names, sorted, or ``None`` if they are too many.
+    :ivar arguments: names of the arguments that it is given; for people only.
     """
 
     name: str
@@ -70,11 +75,13 @@ class AtomShape:
     version: str | None
     after: str
     names: tuple[str, ...] | None
+    arguments: tuple[str, ...] = ()
 
     def to_meta(self) -> dict[str, Any]:
         """Return what is stored with the atom."""
         names = None if self.names is None else list(self.names)
-        return {"format": FORMAT, "after": self.after, "names": names}
+        meta = {"format": FORMAT, "after": self.after, "names": names}
+        return {**meta, "arguments": list(self.arguments)} if self.arguments else meta
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,6 +234,7 @@ def read(graph: Any) -> Shape:
                 version=host.version_of(node),
                 after=_text(before.number),
                 names=None if before.names is None else tuple(sorted(before.names)),
+                arguments=tuple(node.rebind)[:_MOST_ARGUMENTS],
             )
         else:
             passed[node] = before
@@ -260,6 +268,11 @@ def compare(shape: Shape, stored: Sequence[StoredAtom]) -> Drift:
 #: Stored with an atom that was found gone before it had begun, so that this is
 #: not found out again at every resume.
 _GONE_META: Final[Mapping[str, Any]] = {"format": FORMAT, "gone": True}
+
+
+def digest_of(names: Iterable[str]) -> str:
+    """Return the digest of a set of names, as :attr:`AtomShape.after` has it."""
+    return _text(sum(_number(name) for name in names))
 
 
 def meta_of(name: str, shape: Shape) -> dict[str, Any]:

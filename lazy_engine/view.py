@@ -24,6 +24,7 @@ class OpenDelay:
     :ivar details: what the task gave as ``Delay(details=…)``.
     :ivar timeout_at: its deadline by the store's clock, or ``None``.
     :ivar heartbeat_at: by when the next heartbeat must come, or ``None``.
+    :ivar due_at: when something is next due: one of these, or a probe.
     :ivar alerted_at: since when it is overdue and waits on (``on_timeout="alert"``).
     :ivar progress: what the last heartbeat said, or ``None``.
     :ivar place: opaque; give the last one of a page as ``delays(after=…)``.
@@ -41,6 +42,7 @@ class OpenDelay:
     alerted_at: datetime.datetime | None
     progress: float | None
     place: str
+    due_at: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,8 +164,11 @@ def _instant(micros: int | None) -> datetime.datetime | None:
     return None if micros is None else instant(micros)
 
 
-def open_delay(record: r.DelayRecord) -> OpenDelay:
-    """Return what is shown of a delay."""
+def open_delay(record: r.DelayRecord, order: str = r.BY_AGE) -> OpenDelay:
+    """Return what is shown of a delay.
+
+    :param order: of the list that it stands in.
+    """
     return OpenDelay(
         id=record.key.delay_id,
         flow_uuid=record.key.flow_uuid,
@@ -176,7 +181,8 @@ def open_delay(record: r.DelayRecord) -> OpenDelay:
         heartbeat_at=_instant(record.timers.heartbeat_at),
         alerted_at=_instant(record.alerted_at),
         progress=record.progress,
-        place=_write_place(r.place_of(record)),
+        due_at=_instant(record.due_at),
+        place=_write_place(r.place_of(record, order)),
     )
 
 

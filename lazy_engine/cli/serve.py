@@ -38,8 +38,8 @@ def add(commands: parser.Commands) -> None:
     serve = commands.add(
         "serve",
         _serve,
-        "answer delays over HTTP until SIGINT or SIGTERM",
-        details="Needs the extra 'http'. Requests and flows at work are finished first; a second"
+        "answer delays over HTTP, and show a page, until SIGINT or SIGTERM",
+        details="Needs the extra 'http'. The page is for whoever has an API key. Requests and flows at work are finished first; a second"
         " signal ends it at once, which does no harm.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
@@ -54,7 +54,7 @@ def add(commands: parser.Commands) -> None:
     serve.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help="API keys for the operators' endpoints, one on each line; they are off without one"
+        help="API keys for the page and the operators' endpoints, one on each line; off without one"
         f" (default: ${API_KEY_VARIABLE}, a key and not a file)",
     )
     serve.add_argument(

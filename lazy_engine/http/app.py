@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from taskflow import exceptions as taskflow_exceptions
 
 from lazy_engine import Client
-from lazy_engine.http import answer, callback, operation
+from lazy_engine.http import answer, callback, operation, overview, page
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.gate import Gate
 from lazy_engine.http.gathering import Gathering
@@ -88,9 +88,10 @@ def make_app(
     app.include_router(callback.make_router(client, pool, gathering, signature))
     if api_keys or read_keys:
         keys = Keys(api_keys, read_keys)
-        app.include_router(
-            operation.make_router(client, _pool(limits, limits.operator_threads), keys)
-        )
+        operators = _pool(limits, limits.operator_threads)
+        app.include_router(operation.make_router(client, operators, keys))
+        app.include_router(overview.make_router(client, operators, keys, limits))
+        app.include_router(page.make_router())
         if metrics is not None:
             add_metrics(app, _pool(limits, 1), metrics, keys)
     for kind, handle in (

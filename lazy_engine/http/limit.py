@@ -22,6 +22,10 @@ class Limits:
     :ivar waiting: how many requests wait for one of these threads, of each sort;
         those after them are told to come again (503).
     :ivar waiting_seconds: how long one waits for a thread before it is told so.
+    :ivar listeners: how many listen to events at the same time.
+    :ivar listening_seconds: after how long a listener has to come again.
+    :ivar look_seconds: how often the store is looked at for all of them together, while there
+        are any; more seldom where it takes long.
     """
 
     body_bytes: int = 2 * 1024 * 1024
@@ -30,3 +34,6 @@ class Limits:
     operator_threads: int = 2
     waiting: int = 512
     waiting_seconds: float = 10.0
+    listeners: int = 32
+    listening_seconds: float = 600.0
+    look_seconds: float = 2.0

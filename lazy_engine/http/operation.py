@@ -4,32 +4,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from lazy_engine import Client, errors
+from lazy_engine import Client, errors, view
 from lazy_engine.http import wire
 from lazy_engine.http.answer import Refusal, Word
 from lazy_engine.http.body import StrictRoute
 from lazy_engine.http.permission import Keys, Right
 from lazy_engine.http.pool import Pool
 from lazy_engine.http.wire import Answer
+from lazy_engine.ledger import record as r
+from lazy_engine.overview import Overview, Search
 from lazy_engine.view import FlowView
 
 #: Says who had a token issued, at INFO.
 AUDIT_LOG = logging.getLogger("lazy_engine.http.audit")
 
 _Listed = TypeVar("_Listed")
+_Found: TypeAlias = tuple[Sequence[view.FlowSummary], str | None]
 _Uuid = Annotated[str, Path(description="the flow's uuid")]
 _bearer = HTTPBearer(auto_error=False, description="an operator's API key")
 
 
 def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
     """Return the operators' endpoints."""
+    router = guarded_router(keys)
+    _add_lists(router, client, pool)
+    _add_wishes(router, client, pool)
+    return router
+
+
+def guarded_router(keys: Keys) -> APIRouter:
+    """Return a router without endpoints yet; those that it gets need a key."""
 
     async def check_key(
         request: Request,
@@ -42,16 +53,13 @@ def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": wire.Problem} for status in (401, 403, 408, 413, 415, 422, 503)
     }
-    router = APIRouter(
+    return APIRouter(
         prefix="/v1",
         route_class=StrictRoute,
         dependencies=[Depends(check_key)],
         responses=problems,
         tags=["operation"],
     )
-    _add_lists(router, client, pool)
-    _add_wishes(router, client, pool)
-    return router
 
 
 def require_right(keys: Keys, request: Request) -> None:
@@ -67,17 +75,19 @@ def require_right(keys: Keys, request: Request) -> None:
 
 
 def _add_lists(router: APIRouter, client: Client, pool: Pool) -> None:
+    overview = Overview(client.backend)
+
     @router.get("/flows", response_model=wire.FlowPage)
     async def flows(asked: Annotated[wire.FlowQuery, Query()]) -> Answer:
         """List flows: those that could not be run first, then the newest."""
-        found = await _listed(pool.run(client.flows, **asked.model_dump()))
-        return Answer({"flows": _documents(found), "next": _next(found, asked.limit)})
+        found, after = await _listed(pool.run(_find_flows, overview, asked))
+        return Answer({"flows": _documents(found), "next": after})
 
     @router.get("/delays", response_model=wire.DelayPage)
     async def delays(asked: Annotated[wire.DelayQuery, Query()]) -> Answer:
-        """List what waits for an answer, oldest first."""
-        found = await _listed(pool.run(client.delays, **asked.model_dump()))
-        return Answer({"delays": _documents(found), "next": _next(found, asked.limit)})
+        """List what waits for an answer, oldest first, or what is due soonest first."""
+        found, after, names = await _listed(pool.run(_find_delays, overview, asked))
+        return Answer({"delays": _documents(found), "next": after, "flow_names": names})
 
     @router.get("/flows/{uuid}", response_model=FlowView, responses=_UNKNOWN)
     async def flow(uuid: _Uuid) -> Answer:
@@ -125,11 +135,32 @@ def _documents(found: Sequence[Any]) -> list[dict[str, Any]]:
     return [wire.document(each) for each in found]
 
 
-def _next(found: Sequence[Any], limit: int) -> str | None:
-    return found[-1].place if len(found) == limit else None
+def _find_flows(overview: Overview, asked: wire.FlowQuery) -> _Found:
+    page = r.FlowPage(
+        state=asked.state,
+        only_incidents=asked.incidents,
+        after=view.read_flow_place(asked.after) if asked.after else None,
+        limit=asked.limit,
+    )
+    return overview.find_flows(page, Search(text=asked.search or ""))
 
 
-async def _listed(call: Awaitable[Sequence[_Listed]]) -> Sequence[_Listed]:
+def _find_delays(
+    overview: Overview, asked: wire.DelayQuery
+) -> tuple[Sequence[view.OpenDelay], str | None, Mapping[str, str]]:
+    page = r.Page(
+        flow_uuid=asked.flow_uuid,
+        task_name=asked.task_name,
+        after=view.read_place(asked.after) if asked.after else None,
+        limit=asked.limit,
+        order=asked.order,
+    )
+    search = Search(text=asked.search or "", is_overdue=asked.overdue)
+    found, after = overview.find_delays(page, search)
+    return found, after, overview.names(found)
+
+
+async def _listed(call: Awaitable[_Listed]) -> _Listed:
     try:
         return await call
     except ValueError:

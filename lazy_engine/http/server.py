@@ -14,6 +14,8 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from lazy_engine.http.event import IS_STOPPING
+
 LOG = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
@@ -142,7 +144,7 @@ class Server:
         self._port = self._socket.getsockname()[1]
         crowd = _Crowd(most=connections, seconds=head_seconds)
         config = uvicorn.Config(
-            app,
+            self._tell_stopping(app),
             http=functools.partial(_PatientProtocol, crowd=crowd),  # type: ignore[arg-type]  # any callable does
             ws="none",
             lifespan="off",
@@ -204,6 +206,18 @@ class Server:
         _trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _tell_stopping(self, app: Any) -> Any:
+        """Return the app, which can find out that its server is to stop.
+
+        A server that stops waits for its answers, and a stream of events has no end of its own.
+        """
+
+        async def told(scope: Any, receive: Any, send: Any) -> None:
+            scope[IS_STOPPING] = lambda: self._server.should_exit
+            await app(scope, receive, send)
+
+        return told
 
     def _run(self) -> None:
         try:

@@ -7,8 +7,8 @@ import dataclasses
 import datetime
 import enum
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 from pydantic.json_schema import SkipJsonSchema
@@ -88,6 +88,16 @@ class _Asked(pydantic.BaseModel):
     limit: Annotated[int, pydantic.Field(ge=1, le=1000)] = 100
 
 
+_SearchText = Annotated[
+    str | _LeftOut,
+    pydantic.Field(
+        max_length=200,
+        description="in names, uuids and details; a page that is shorter than its limit, or"
+        " empty, may have a ``next`` then",
+    ),
+]
+
+
 class FlowQuery(_Asked):
     """Which flows are listed."""
 
@@ -96,13 +106,28 @@ class FlowQuery(_Asked):
         | _LeftOut
     ) = None
     incidents: bool = False
+    search: _SearchText = None
 
 
 class DelayQuery(_Asked):
-    """Which delays are listed."""
+    """Which delays are listed, and in which order."""
 
     flow_uuid: str | _LeftOut = None
     task_name: str | _LeftOut = None
+    order: Annotated[
+        Literal["age", "due"],
+        pydantic.Field(description="``due`` leaves out what no timer waits for"),
+    ] = "age"
+    overdue: Annotated[bool, pydantic.Field(description="only those past their deadline")] = False
+    search: _SearchText = None
+
+
+class FlowWatch(pydantic.BaseModel):
+    """What is listened for beside the summary."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    flow_uuid: str | _LeftOut = None
 
 
 class ReceiptAnswer(pydantic.BaseModel):
@@ -154,6 +179,7 @@ class DelayPage(pydantic.BaseModel):
 
     delays: Sequence[OpenDelay]
     next: str | None
+    flow_names: Mapping[str, str]
 
 
 class Suspended(pydantic.BaseModel):
@@ -209,11 +235,23 @@ class Answer(JSONResponse):
         is_secret: bool = False,
     ) -> None:
         self._is_secret = is_secret
-        super().__init__(content, status_code, {"Cache-Control": "no-store", **(headers or {})})
+        super().__init__(content, status_code, {**DATA_HEADERS, **(headers or {})})
 
     def render(self, content: Any) -> bytes:
-        text = _write(content)
-        return (text if self._is_secret else token.mask(text)).encode("ascii")
+        return (_write(content) if self._is_secret else text_of(content)).encode("ascii")
+
+
+#: Of everything that is data: no cache keeps it, and nobody takes it for a page.
+DATA_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def text_of(content: Any) -> str:
+    """Return content as JSON on one line, in ASCII, without tokens."""
+    return token.mask(_write(content))
 
 
 def _write(content: Any) -> str:

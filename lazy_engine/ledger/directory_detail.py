@@ -179,6 +179,11 @@ class FileDetails(DetailRows):
                 detail.add(models.atom_detail_class(atom["type"]).from_dict(atom["atom"]))
         return detail
 
+    def times(
+        self, connection: sa.Connection, flow_uuid: str
+    ) -> Mapping[str, tuple[int | None, int | None]]:
+        return {}
+
     def delayed_uuids(self, connection: sa.Connection, after: str, limit: int) -> list[str]:
         found: list[str] = []
         for uuid in sorted(uuid for uuid in self._files.uuids(FLOW) if uuid > after):

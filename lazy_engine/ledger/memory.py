@@ -16,7 +16,6 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import models
 
 from lazy_engine import errors, outcome, rules
-from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
@@ -24,7 +23,7 @@ from lazy_engine.ledger.census import Count
 from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident, refusal_of
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
-from lazy_engine.ledger.memory_watch import MemoryWatch
+from lazy_engine.ledger.memory_listing import MemoryListing
 from lazy_engine.ledger.protocol import (
     GUARANTEES,
     MAX_OUTCOME_BYTES,
@@ -36,7 +35,7 @@ from lazy_engine.observer import Several
 from lazy_engine.token import Key
 
 
-class MemoryLedger(MemoryWatch):
+class MemoryLedger(MemoryListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` of one process.
 
     :param backend: TaskFlow's memory backend that holds the flow details.
@@ -353,54 +352,6 @@ class MemoryLedger(MemoryWatch):
                 record = rules.ring(record, now)
             self._flows[detail.uuid] = record
             return record, True
-
-    def flow(self, flow_uuid: str) -> r.FlowRecord | None:
-        return self._flows.get(flow_uuid)
-
-    def delays_of(self, flow_uuid: str) -> Sequence[r.DelayRecord]:
-        with self._lock:
-            return sorted(self._delays.get(flow_uuid, {}).values(), key=r.place_of)
-
-    def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
-        with self._lock:
-            found = [
-                delay
-                for delays in self._delays.values()
-                for delay in delays.values()
-                if delay.is_open
-                and page.flow_uuid in (None, delay.key.flow_uuid)
-                and page.task_name in (None, delay.task_name)
-                and (
-                    page.due_before is None
-                    or (
-                        delay.timers.timeout_at is not None
-                        and delay.timers.timeout_at < page.due_before
-                    )
-                )
-                and (page.after is None or r.place_of(delay) > page.after)
-            ]
-        return sorted(found, key=r.place_of)[: page.limit]
-
-    def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
-        with self._lock:
-            now = self.now()
-            found = [
-                flow
-                for flow in self._flows.values()
-                if page.state in (None, rules.lived_state(flow, now))
-                and (flow.incident is not None or not page.only_incidents)
-                and (page.after is None or r.place_of_flow(flow) > page.after)
-            ]
-        return sorted(found, key=r.place_of_flow)[: page.limit]
-
-    def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
-        with self._lock, self._connection() as connection:
-            found = {*self._flows, *self._delays}
-            for book in connection.get_logbooks(lazy=True):
-                for flow in connection.get_flows_for_book(book.uuid, lazy=True):
-                    if flow.state == DELAYED:
-                        found.add(flow.uuid)
-        return sorted(uuid for uuid in found if uuid > after)[:limit]
 
     def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
         count = Count(ages_seconds)

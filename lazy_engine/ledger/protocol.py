@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taskflow.persistence import models
@@ -259,6 +259,21 @@ class Ledger(Protocol):
     def flows(self, page: r.FlowPage) -> Sequence[r.FlowRecord]:
         """Return flows with incidents first, then the newest first."""
 
+    def tally(self, limit: int) -> r.Tally:
+        """Count flows by state, incidents and open delays, each up to *limit*.
+
+        By an index: what this costs depends on the limit, not on what is stored.
+        """
+
+    def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
+        """Return the names of flows by their uuids; those without a record are left out."""
+
+    def atom_times(self, flow_uuid: str) -> Mapping[str, tuple[int | None, int | None]]:
+        """Return of a flow's atoms, by name, when they were stored and when they last changed.
+
+        As the clock of whoever wrote them had it. Empty where TaskFlow's store keeps no times.
+        """
+
     def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
         """Return uuids greater than *after*, in order, of all that the ledger has to do with.
 
@@ -279,7 +294,7 @@ class Ledger(Protocol):
         """Return every delay that the flow has had, oldest first."""
 
     def waiting(self, page: r.Page) -> Sequence[r.DelayRecord]:
-        """Return open delays, oldest first."""
+        """Return open delays, in the order that the page asks for."""
 
     def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
         """Count what waits, by task and age.

@@ -35,6 +35,11 @@ CLOSED_RETRIED: Final = "retried"
 CLOSED_ENDED: Final = "ended"
 CLOSED_NOT_DELAYED: Final = "not delayed"
 
+#: Orders in which open delays are listed: oldest first, and those first for which
+#: something is due soonest; the latter leaves out what no timer waits for.
+BY_AGE: Final = "age"
+BY_DUE: Final = "due"
+
 #: Columns of an atom that a change may touch.
 ATOM_COLUMNS: Final = (
     "state",
@@ -504,9 +509,10 @@ class Submission:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which open delays to list: those after *after*, oldest first.
+    """Which open delays to list: those after *after*, in the order that is asked for.
 
     :ivar due_before: only those whose deadline is before that instant.
+    :ivar order: :data:`BY_AGE` or :data:`BY_DUE`.
     """
 
     flow_uuid: str | None = None
@@ -514,12 +520,14 @@ class Page:
     due_before: int | None = None
     after: tuple[int, str, str, str, int] | None = None
     limit: int = 100
+    order: str = BY_AGE
 
 
-def place_of(record: DelayRecord) -> tuple[int, str, str, str, int]:
+def place_of(record: DelayRecord, order: str = BY_AGE) -> tuple[int, str, str, str, int]:
     """Return where a delay stands in the order in which delays are listed."""
     key = record.key
-    return (record.opened_at or 0, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)
+    at = record.opened_at if order == BY_AGE else record.due_at
+    return (at or 0, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -568,3 +576,20 @@ class Census:
     open: Sequence[OpenCount]
     incidents: int
     lag_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many there are of what, each counted up to a limit.
+
+    :ivar states: flows by their state, as it is lived; states that no flow is
+        in are left out.
+    :ivar at_least: states of which there may be more than were counted.
+    :ivar incidents: flows that could not be run.
+    :ivar waiting: open delays.
+    """
+
+    states: Mapping[str, int]
+    at_least: frozenset[str]
+    incidents: int
+    waiting: int

@@ -104,10 +104,12 @@ class DelayRows:
         return [sql_row.to_delay(row._mapping) for row in rows]
 
     def waiting(self, connection: sa.Connection, page: r.Page) -> list[r.DelayRecord]:
-        """Return a page of open delays, oldest first."""
+        """Return a page of open delays, in the order that is asked for."""
         c = self._table.c
-        order = (c.waiting_at, c.flow_uuid, c.atom_uuid, c.kind, c.attempt)
-        query = sa.select(self._table).where(c.waiting_at.is_not(None))
+        # Neither column is set but in delays that wait, and each has its index.
+        at = c.waiting_at if page.order == r.BY_AGE else c.due_at
+        order = (at, c.flow_uuid, c.atom_uuid, c.kind, c.attempt)
+        query = sa.select(self._table).where(at.is_not(None))
         if page.flow_uuid is not None:
             query = query.where(c.flow_uuid == page.flow_uuid)
         if page.task_name is not None:
@@ -116,9 +118,7 @@ class DelayRows:
             # No timer of a delay is due later than its due_at says.
             query = query.where(c.due_at < page.due_before, c.timeout_at < page.due_before)
         if page.after is not None:
-            query = query.where(
-                c.waiting_at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after)
-            )
+            query = query.where(at >= page.after[0], sa.tuple_(*order) > sa.tuple_(*page.after))
         rows = connection.execute(query.order_by(*order).limit(page.limit))
         return [sql_row.to_delay(row._mapping) for row in rows]
 

@@ -95,6 +95,17 @@ class DetailRows:
         detail = models.atom_detail_class(fields.pop("atom_type")).from_dict(fields)
         return host.mend_history(detail, fields["results"])
 
+    def times(
+        self, connection: sa.Connection, flow_uuid: str
+    ) -> Mapping[str, tuple[int | None, int | None]]:
+        """Return of each atom, by name, when it was stored and when it last changed."""
+        c = self._tables.atomdetails.c
+        query = sa.select(c.name, c.created_at, c.updated_at).where(c.parent_uuid == flow_uuid)
+        return {
+            row.name: (_micros(row.created_at), _micros(row.updated_at))
+            for row in connection.execute(query)
+        }
+
     def delayed_uuids(self, connection: sa.Connection, after: str, limit: int) -> list[str]:
         """Return uuids greater than *after*, in order, of flows stored as ``DELAYED``."""
         c = self._tables.flowdetails.c
@@ -286,3 +297,9 @@ class DetailRows:
 def _utc_now() -> datetime.datetime:
     # TaskFlow's columns hold naive UTC.
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+def _micros(instant: datetime.datetime | None) -> int | None:
+    if instant is None:
+        return None
+    return int(instant.replace(tzinfo=datetime.UTC).timestamp() * 1e6)

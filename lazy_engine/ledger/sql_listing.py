@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from taskflow import states
 
 from lazy_engine import rules
+from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import sql_row
 from lazy_engine.ledger.sql_book import SqlBook
+
+#: States that are stored of flows that are not over.
+_OPEN_STATES: Final = (states.PENDING, states.RUNNING, DELAYED, states.SUSPENDED)
+_INCIDENTS: Final = "incidents"
+_WAITING: Final = "waiting"
 
 
 class SqlListing(SqlBook):
@@ -63,6 +72,83 @@ class SqlListing(SqlBook):
         if state == states.SUSPENDED:
             return sa.or_(sa.and_(is_open, sa.not_(is_owned), is_suspended), as_stored)
         return as_stored
+
+    def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
+        c = self._flows.c
+        query = sa.select(c.flow_uuid, c.flow_name).where(c.flow_uuid.in_(flow_uuids))
+        found = self._transactor.read(lambda connection: connection.execute(query).all())
+        return {row.flow_uuid: row.flow_name for row in found}
+
+    def atom_times(self, flow_uuid: str) -> Mapping[str, tuple[int | None, int | None]]:
+        return self._transactor.read(lambda connection: self._details.times(connection, flow_uuid))
+
+    def tally(self, limit: int) -> r.Tally:
+        def work(connection: sa.Connection) -> r.Tally:
+            found: collections.Counter[str] = collections.Counter()
+            others: dict[str, int] = {}
+            at_least: set[str] = set()
+            for row in connection.execute(self._tally_query, {"limit": limit}):
+                if row.state is None:
+                    others[row.lived] = row.number
+                    continue
+                found[row.lived] += row.number
+                if row.total >= limit:
+                    at_least.add(row.lived)
+            return r.Tally(
+                states=dict(found),
+                at_least=frozenset(at_least),
+                incidents=others.get(_INCIDENTS, 0),
+                waiting=others.get(_WAITING, 0),
+            )
+
+        return self._transactor.read(work)
+
+    @functools.cached_property
+    def _tally_query(self) -> sa.Executable:
+        """Count what an index finds, of each stored state and of the rest, up to a limit."""
+        limit = sa.bindparam("limit", type_=sa.Integer)
+        c = self._flows.c
+        parts = []
+        for state in (*_OPEN_STATES, *sorted(rules.FINAL_STATES)):
+            lived = self._lived() if state in _OPEN_STATES else sa.literal(state)
+            # In the order of the index: otherwise one state would be looked for among all flows.
+            some = sa.select(lived.label("lived")).where(c.state == state).order_by(c.created_at)
+            found = some.limit(limit).subquery()
+            count = sa.func.count()
+            parts.append(
+                sa.select(
+                    sa.literal(state).label("state"),
+                    found.c.lived,
+                    count.label("number"),
+                    sa.func.sum(count).over().label("total"),
+                ).group_by(found.c.lived)
+            )
+        waiting_at = self._tables.delays.c.waiting_at
+        for name, column, order in (
+            (_INCIDENTS, c.incident, c.created_at),
+            (_WAITING, waiting_at, waiting_at),
+        ):
+            query = sa.select(sa.literal(1)).select_from(column.table).where(column.is_not(None))
+            some = query.order_by(order)
+            count = sa.func.count()
+            parts.append(
+                sa.select(sa.null(), sa.literal(name), count, sa.null()).select_from(
+                    some.limit(limit).subquery()
+                )
+            )
+        return sa.union_all(*parts)
+
+    def _lived(self) -> sa.ColumnElement[str]:
+        """Return ``rules.lived_state(flow)`` of a flow that is not over, in SQL."""
+        c = self._flows.c
+        return sa.case(
+            (
+                sa.and_(c.owner.is_not(None), c.lease_expires_at > self._clock()),
+                sa.literal(states.RUNNING),
+            ),
+            (c.wish == r.WISH_SUSPEND, sa.literal(states.SUSPENDED)),
+            else_=c.state,
+        )
 
     def flow_uuids(self, after: str, limit: int) -> Sequence[str]:
         def work(connection: sa.Connection) -> list[str]:

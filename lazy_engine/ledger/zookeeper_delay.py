@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -81,7 +82,7 @@ class DelayNodes:
         return self.find(self.keys_of(flow_uuid))
 
     def waiting(self, page: r.Page, now: int) -> list[r.DelayRecord]:
-        """Return a page of open delays, oldest first."""
+        """Return a page of open delays, in the order that is asked for."""
         found: list[r.DelayRecord] = []
         for keys in self._waiting_keys(page, now):
             records = self.find(keys)
@@ -92,7 +93,8 @@ class DelayNodes:
                 and records[key].is_open
                 and page.task_name in (None, records[key].task_name)
                 and (page.due_before is None or _is_due_before(records[key], page.due_before))
-                and (page.after is None or r.place_of(records[key]) > page.after)
+                and (page.order == r.BY_AGE or records[key].due_at is not None)
+                and (page.after is None or r.place_of(records[key], page.order) > page.after)
             )
             if len(found) >= page.limit:
                 break
@@ -102,12 +104,17 @@ class DelayNodes:
         """Yield keys of delays that may be open, in the order of their places."""
         if page.flow_uuid is not None:
             records = self.find(self.keys_of(page.flow_uuid)).values()
-            yield [record.key for record in sorted(records, key=r.place_of)]
+            place_of = functools.partial(r.place_of, order=page.order)
+            yield [record.key for record in sorted(records, key=place_of)]
             return
         from_at = 0 if page.after is None else page.after[0]
-        listed = index.entries(self._connection, self._paths.waiting_path, now=now, from_at=from_at)
+        path = self._paths.waiting_path if page.order == r.BY_AGE else self._paths.due_path
+        listed = index.entries(self._connection, path, now=now, from_at=from_at)
         places = (
-            place for bucket in listed for place in sorted(_read_waiting(*one) for one in bucket)
+            place
+            for bucket in listed
+            # The index of what is due notes flows as well, by their bare names.
+            for place in sorted(_read_waiting(*one) for one in bucket if "." in one[1])
         )
         later = (place for place in places if page.after is None or place > page.after)
         is_filtered = page.task_name is not None or page.due_before is not None

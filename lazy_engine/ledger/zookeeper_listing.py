@@ -7,10 +7,11 @@ batch at a time, and keeps no more than a page of them.
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from lazy_engine import rules
@@ -44,6 +45,46 @@ class ZooKeeperListing(ZooKeeperWatch):
             return heapq.nsmallest(page.limit, wanted, key=r.place_of_flow)
 
         return self._read(work)
+
+    def tally(self, limit: int) -> r.Tally:
+        def work() -> r.Tally:
+            now = self.now()
+            found: collections.Counter[str] = collections.Counter()
+            incidents = read = 0
+            for flow in itertools.islice(self._all_flows(), limit):
+                read += 1
+                found[rules.lived_state(flow, now)] += 1
+                incidents += flow.incident is not None
+            return r.Tally(
+                states=dict(found),
+                # Flows are read in no order of their states.
+                at_least=frozenset(found if read == limit else ()),
+                incidents=incidents,
+                waiting=self._count_waiting(now, limit),
+            )
+
+        return self._read(work)
+
+    def _count_waiting(self, now: int, limit: int) -> int:
+        """Count what waits by its index alone, which names it."""
+        found = 0
+        for bucket in index.entries(self._connection, self._paths.waiting_path, now=now):
+            found += len(bucket)
+            if found >= limit:
+                return limit
+        return found
+
+    def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
+        def work() -> dict[str, str]:
+            paths = [self._paths.flow(flow_uuid) for flow_uuid in flow_uuids]
+            found = self._connection.get_many(paths)
+            flows = (self._seen(node.decode_flow(*each)) for each in found if each is not None)
+            return {flow.flow_uuid: flow.flow_name for flow in flows}
+
+        return self._read(work)
+
+    def atom_times(self, flow_uuid: str) -> Mapping[str, tuple[int | None, int | None]]:
+        return {}
 
     def _all_flows(self) -> Iterator[r.FlowRecord]:
         names = self._connection.children(self._paths.flows_path)

@@ -1144,6 +1144,40 @@ def test_flows_are_listed_by_the_state_that_is_lived(store: Store) -> None:
     assert {state: set(list_flows(store, 2, state=state)) for state in wanted} == wanted
 
 
+def test_flows_incidents_and_waits_are_counted(store: Store) -> None:
+    assert store.other.tally(10) == r.Tally(states={}, at_least=frozenset(), incidents=0, waiting=0)
+    parked, running, resting, ended = (make_flow(store, name=f"n-{n}") for n in range(4))
+    for flow in (parked, running, resting):
+        flow.park()
+    running.take()
+    store.ledger.set_wish(resting.uuid, r.WISH_SUSPEND, None)
+    store.ledger.note_incident(parked.uuid, "factory failed", "m")
+    lease = ended.take().lease
+    ended.ledger.commit(lease, ended.changes(flow_state=states.SUCCESS), SUCCEEDS)
+    found = store.other.tally(10)
+    assert found.states == {DELAYED: 1, states.RUNNING: 1, states.SUSPENDED: 1, states.SUCCESS: 1}
+    assert (found.incidents, found.waiting, found.at_least) == (1, 3, frozenset())
+    assert store.other.tally(1).at_least
+    assert store.other.tally(2).waiting == 2
+    names = store.other.flow_names({parked.uuid, ended.uuid, "nobody"})
+    assert names == {flow.uuid: flow.record().flow_name for flow in (parked, ended)}
+    assert store.other.flow_names(set()) == {}
+
+
+def test_times_of_atoms_are_told_where_taskflow_keeps_them(store: Store) -> None:
+    flow = make_flow(store)
+    flow.park()
+    found = store.other.atom_times(flow.uuid)
+    if store.name in ("sqlite", "postgresql", "mysql"):
+        ((created_at, changed_at),) = found.values()
+        now = store.ledger.now()
+        assert now - 60e6 < (created_at or 0) < now + 60e6
+        assert changed_at is None or changed_at >= (created_at or 0) - 1e6
+    else:
+        assert found == {}
+    assert store.other.atom_times("nobody") == {}
+
+
 def test_uuids_are_of_all_that_the_ledger_has_to_do_with(store: Store) -> None:
     flows = [make_flow(store) for _ in range(5)]
     stray = make_flow(store)

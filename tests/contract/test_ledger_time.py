@@ -255,6 +255,24 @@ def test_look_goes_on_when_the_connection_kept_for_it_is_lost(postgresql_url: st
         assert status.name == "IDLE"
 
 
+def test_open_delays_are_listed_in_pages_by_what_is_due(store: Store) -> None:
+    due = {"soon": 60.0, "later": 600.0, "last": 6000.0}
+    flows = {name: make_flow(store) for name in ("last", "soon", "never", "later", "answered")}
+    for name, flow in flows.items():
+        # The earliest of a delay's timers counts.
+        flow.park(timeout_seconds=due.get(name), heartbeat_seconds=due.get(name, 0) * 2 or None)
+    flows["answered"].deliver()
+    named = {flow.uuid: name for name, flow in flows.items()}
+    for flow_uuid in (None, flows["later"].uuid):
+        found: list[str] = []
+        after = None
+        page = r.Page(order=r.BY_DUE, limit=2, flow_uuid=flow_uuid)
+        while some := store.other.waiting(dataclasses.replace(page, after=after)):
+            found += [named[delay.key.flow_uuid] for delay in some]
+            after = r.place_of(some[-1], r.BY_DUE)
+        assert found == (["later"] if flow_uuid else ["soon", "later", "last"])
+
+
 def test_what_is_due_is_found_by_an_index_alone(sqlite_url: str) -> None:
     backend = open_backend(sqlite_url)
     with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:

@@ -473,7 +473,11 @@ def test_lists_come_in_pages(operator: Web, store: Any) -> None:
 def test_lists_are_filtered(operator: Web, world: World) -> None:
     (delay,) = operator.get(f"/v1/delays?flow_uuid={world.flow_uuid}").document["delays"]
     assert (delay["task_name"], delay["details"]) == ("waits", {"who": "asks"})
-    assert operator.get("/v1/delays?task_name=nobody").document == {"delays": [], "next": None}
+    assert operator.get("/v1/delays?task_name=nobody").document == {
+        "delays": [],
+        "next": None,
+        "flow_names": {},
+    }
     assert operator.get("/v1/flows?state=FAILURE").document["flows"] == []
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lazy_engine import Client
+from lazy_engine import Client, overview, view
 from lazy_engine.ledger import protocol
+from lazy_engine.ledger import record as r
+from lazy_engine.overview import Overview, Search
 from tests.integration.parked import World, opened, park
 
 _FLOWS = 1500
@@ -156,21 +158,69 @@ _CALLS: dict[str, Callable[[Client, World], Any]] = {
     ),
     "a token": lambda client, world: client.token(world.flow_uuid, "waits"),
     "a flow": lambda client, world: client.flow(world.flow_uuid),
+    "delays by what is due": lambda client, _: find_delays(client, order=r.BY_DUE),
+    "delays by what is due, another page": lambda client, _: find_delays(
+        client, order=r.BY_DUE, after=find_delays(client, order=r.BY_DUE)[1]
+    ),
+    "a summary": lambda client, _: Overview(client.backend).summary(),
+    "a flow as a picture": lambda client, world: Overview(client.backend).picture(world.flow_uuid),
+    "whether a flow has changed": lambda client, world: Overview(client.backend).stamp(
+        world.flow_uuid
+    ),
     "a sweep": lambda client, _: client.sweep(),
 }
 
 
+def find_delays(client: Client, *, after: str | None = None, **asked: Any) -> Any:
+    place = view.read_place(after) if after else None
+    return Overview(client.backend).find_delays(r.Page(limit=_PAGE, after=place, **asked), Search())
+
+
 @pytest.mark.parametrize("name", _CALLS)
-def test_no_more_than_a_page_is_read_and_an_index_finds_it(large: Large, name: str) -> None:
+def test_no_more_than_a_page_is_read_and_an_index_finds_it(
+    large: Large, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "MOST_COUNTED", _PAGE)
     with large.reading() as found:
         _CALLS[name](large.client, large.world)
+    # Of what a picture shows of a flow's past, as much is read as there is.
+    check(found, most=_ATTEMPTS + 1 if "picture" in name else _PAGE)
+    assert 1 <= len(found) <= 9
+
+
+def test_search_reads_so_many_and_goes_on_from_there(
+    large: Large, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "_BATCH", _PAGE)
+    monkeypatch.setattr(overview, "_SEARCHED", 3 * _PAGE)
+    everything, after = Overview(large.client.backend), None
+    with large.reading() as found:
+        none, after = everything.find_delays(r.Page(limit=_PAGE), Search(text="nobody"))
+    assert (none, len(found)) == ([], 4)  # three of them, and what time it is
     check(found)
-    assert 1 <= len(found) <= 8
+    assert after is not None
+    wanted, after = large.world.flow_uuid, None
+    for _ in range(_FLOWS // (3 * _PAGE) + 1):
+        page = r.FlowPage(limit=_PAGE, after=view.read_flow_place(after) if after else None)
+        hits, after = everything.find_flows(page, Search(text=wanted.upper()))
+        if hits or after is None:
+            break
+    assert [flow.uuid for flow in hits] == [wanted]
 
 
-def check(found: list[Reading]) -> None:
+def test_what_is_counted_is_counted_up_to_a_limit(large: Large) -> None:
+    ledger = large.world.ledger
+    over = _FLOWS // 3
+    tally = ledger.tally(10_000)
+    assert tally.states == {"DELAYED": 1 + _FLOWS - over, "SUCCESS": over}
+    assert (tally.waiting, tally.incidents, tally.at_least) == (1 + _FLOWS - over, 0, frozenset())
+    assert ledger.tally(7).states == {"DELAYED": 7, "SUCCESS": 7}
+    assert ledger.tally(7).at_least == {"DELAYED", "SUCCESS"}
+
+
+def check(found: list[Reading], most: int = _PAGE) -> None:
     for reading in found:
-        assert reading.rows <= _PAGE, reading
+        assert reading.rows <= most, reading
         for step in reading.plan.split("; "):
             # SQLite: a scan in the order of an index, ended by its LIMIT, is none of the table.
             is_scan = step.startswith(_SCANS) and "INDEX" not in step

@@ -70,8 +70,13 @@ def test_description_names_every_endpoint(api_schema: Any) -> None:
         "get /v1/flows",
         "get /v1/delays",
         "get /v1/flows/{uuid}",
+        "get /v1/flows/{uuid}/picture",
+        "get /v1/summary",
         "post /v1/flows/{uuid}/suspend",
         "post /v1/flows/{uuid}/resume",
         "post /v1/flows/{uuid}/cancel",
         "post /v1/flows/{uuid}/tasks/{name}/token",
+        "post /v1/flows/{uuid}/delays/{delay_id}/token",
+        "post /v1/flows/{uuid}/delays/{delay_id}/complete",
+        "post /v1/flows/{uuid}/delays/{delay_id}/fail",
     }

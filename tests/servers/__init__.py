@@ -7,6 +7,7 @@ Every server is a context manager::
         client = KazooClient(server.hosts)
 """
 
+from tests.servers.chromium import Chromium
 from tests.servers.etcd import Etcd
 from tests.servers.mysql import MySQL
 from tests.servers.postgresql import PostgreSQL
@@ -15,6 +16,7 @@ from tests.servers.redis import Redis
 from tests.servers.zookeeper import Ensemble, ZooKeeper
 
 __all__ = [
+    "Chromium",
     "Ensemble",
     "Etcd",
     "MySQL",

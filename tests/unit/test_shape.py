@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from taskflow import retry, states, task
@@ -245,6 +245,7 @@ def test_ten_thousand_atoms_take_a_moment() -> None:
 
     class Node:
         version = (1, 0)
+        rebind: ClassVar[dict[str, str]] = {}
 
         def __init__(self, name: str) -> None:
             self.name = name
