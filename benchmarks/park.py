@@ -73,8 +73,10 @@ def make_peer_flow() -> Any:
 
 
 class Lazy:
+    keep_engines = 0
+
     def __init__(self, connection: str) -> None:
-        self._client = Client({"connection": connection})
+        self._client = Client({"connection": connection}, keep_engines=self.keep_engines)
 
     def park(self) -> tuple[str, str]:
         flow_uuid = self._client.submit(make_flow)
@@ -94,6 +96,12 @@ class Lazy:
 
     def close(self) -> None:
         self._client.backend.close()
+
+
+class Keeping(Lazy):
+    """With the engines of parked flows kept in memory."""
+
+    keep_engines = 10_000
 
 
 class Peer:
@@ -229,7 +237,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="beside TaskFlow alone")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    kinds: dict[str, type[Any]] = {"lazy_engine": Lazy}
+    kinds: dict[str, type[Any]] = {"lazy_engine": Lazy, "lazy_engine, kept": Keeping}
     if arguments.peers:
         kinds["taskflow"] = Peer
     for store in arguments.stores:

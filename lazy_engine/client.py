@@ -24,10 +24,13 @@ from lazy_engine import (
 )
 from lazy_engine import factory as factory_module
 from lazy_engine.board import Board
+from lazy_engine.delay import DELAYED
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger.protocol import Outdated
 from lazy_engine.observer import META_TRACE
+from lazy_engine.shelf import KEEP_ATOMS, Shelf
 
 LOG = logging.getLogger(__name__)
 
@@ -40,16 +43,24 @@ _SWEEP_PAGES: Final = 25
 class Client(Delivery, Inspection):
     """Submits flows, delivers outcomes, and looks at what waits.
 
-    Safe to share between threads. Holds no state of its own.
+    Safe to share between threads. Holds no state of its own but for kept engines.
 
     :param persistence: a TaskFlow persistence backend, or the configuration of
         one (its tables are then made if need be). For an engine that was
         loaded without a backend use ``engine.storage.backend``.
     :param jobboard: a connected TaskFlow job board; without one nobody is
         woken, and :meth:`resume` is for the caller to call.
+    :param keep_engines: of how many flows that parked in :meth:`resume` or
+        :meth:`run_on` the engines are kept in memory; 0 keeps none. One is used
+        again only if nobody else ran its flow since, and is then as its code was
+        when it was loaded.
     :raises UnsupportedBackend: no ledger can be kept there.
     :raises StoreUnavailable: the store cannot be reached.
     """
+
+    def __init__(self, persistence: Any, jobboard: Any = None, *, keep_engines: int = 0) -> None:
+        super().__init__(persistence, jobboard)
+        self._shelf = Shelf(keep_engines, KEEP_ATOMS)
 
     # -- submitting -------------------------------------------------------
 
@@ -139,17 +150,29 @@ class Client(Delivery, Inspection):
             return str(states.SUSPENDED)
 
     def _run(self, flow_uuid: str, flow: Any, *, ends_suspension: bool) -> str:
+        engine = self._shelf.take(flow_uuid) if flow is None else None
+        if engine is not None:
+            engine.insist()
+            try:
+                return self._run_engine(engine, keeps=True, ends_suspension=ends_suspension)
+            except Outdated:
+                LOG.debug("flow %s is loaded anew: it was run elsewhere", flow_uuid)
         detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)
+        return self._run_engine(engine, keeps=flow is None, ends_suspension=ends_suspension)
+
+    def _run_engine(self, engine: Any, *, keeps: bool, ends_suspension: bool) -> str:
+        flow_uuid = str(engine.storage.flow_uuid)
         if ends_suspension:
             engine.resume_suspended()
         try:
-            return str(engine.run())
+            state = str(engine.run())
         except errors.FlowBusy:
             return str(states.RUNNING)
         except (
+            Outdated,
             errors.Fenced,
             errors.FlowIncident,
             errors.FlowSuspended,
@@ -161,6 +184,9 @@ class Client(Delivery, Inspection):
         except Exception as error:
             # The failures of tasks are the flow's own affair, and recorded.
             return self._end_state(flow_uuid, error)
+        if keeps and state == DELAYED:
+            self._shelf.put(flow_uuid, engine, len(engine.storage.flow_detail))
+        return state
 
     def _readable_detail(self, flow_uuid: str) -> models.FlowDetail | None:
         try:

@@ -15,10 +15,10 @@ from taskflow.persistence import models
 from lazy_engine import errors, factory, ledger, report, rules
 from lazy_engine.claim import ABANDON, CONSUME, COOL, KEEP
 from lazy_engine.conductor import garbage
-from lazy_engine.conductor.shelf import Shelf
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import LazyEngine
 from lazy_engine.ledger.protocol import Outdated
+from lazy_engine.shelf import Shelf
 
 
 class _Unresolved(Exception):

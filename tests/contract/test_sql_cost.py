@@ -110,6 +110,17 @@ def test_cost_of_a_park_and_a_wake(client: Client) -> None:
     assert (waking.statements, waking.writes, waking.reads) == (11, 2, 1)
 
 
+def test_cost_of_a_wake_with_a_kept_engine(client: Client) -> None:
+    keeping = Client(client.backend, keep_engines=8)
+    flow_uuid = keeping.submit(wait_between)
+    assert keeping.resume(flow_uuid) == "DELAYED"
+    keeping.complete(keeping.token(flow_uuid, "wait"), 1)
+    with counted(client) as waking:
+        assert keeping.resume(flow_uuid) == "SUCCESS"
+    # Take; with the end.
+    assert (waking.statements, waking.writes, waking.reads) == (8, 2, 0)
+
+
 def test_cost_of_a_task_is_one_commit_of_two_statements(client: Client) -> None:
     def cost(count: int) -> Cost:
         flow = linear_flow.Flow("row").add(*[Step(f"step {number}") for number in range(count)])

@@ -380,3 +380,47 @@ def test_tasks_of_a_large_flow_run_with_pythons_garbage_collected(
         assert seen == [True, False], "only the second time is it known to be large"
         assert site.client.flow(flow_uuid).results["collects"] is True
         assert gc.isenabled()
+
+
+# -- clients ------------------------------------------------------------------
+
+
+def test_client_keeps_engines_if_it_is_told_to_and_reads_no_details_then(any_store: Any) -> None:
+    client = Client(any_store, keep_engines=1)
+    flow_uuid = client.submit(asks, [2])
+    assert client.resume(flow_uuid) == "DELAYED"
+    client.complete(client.token(flow_uuid, "ask 0"), 1)
+    with mock.patch.object(factory, "make_stored", side_effect=AssertionError("made anew")):
+        assert client.resume(flow_uuid) == "DELAYED"
+        client.complete(client.token(flow_uuid, "ask 1"), 10)
+        assert client.run_on(flow_uuid) == "SUCCESS"
+    assert client.flow(flow_uuid).results["sum"] == 11
+    assert client.resume(flow_uuid) == "SUCCESS"
+
+
+def test_client_loads_a_flow_anew_that_somebody_else_ran(any_store: Any) -> None:
+    client, other = Client(any_store, keep_engines=8), Client(any_store)
+    flow_uuid = client.submit(asks, [3])
+    assert client.resume(flow_uuid) == "DELAYED"
+    for number in range(3):
+        other.complete(other.token(flow_uuid, f"ask {number}"), 10**number)
+        runner = other if number == 0 else client
+        assert runner.resume(flow_uuid) == ("SUCCESS" if number == 2 else "DELAYED")
+    assert client.flow(flow_uuid).results["sum"] == 111
+
+
+def test_client_keeps_nothing_unless_told_to(any_store: Any) -> None:
+    client = Client(any_store)
+    flow_uuid = client.submit(asks, [1])
+    assert client.resume(flow_uuid) == "DELAYED"
+    assert len(client._shelf) == 0
+
+
+def test_client_ends_a_suspension_with_a_kept_engine(any_store: Any) -> None:
+    client = Client(any_store, keep_engines=8)
+    flow_uuid = client.submit(asks, [1])
+    assert client.resume(flow_uuid) == "DELAYED"
+    client.suspend(flow_uuid)
+    client.complete(client.token(flow_uuid, "ask 0"), 1)
+    assert client.run_on(flow_uuid) == "SUSPENDED"
+    assert client.resume(flow_uuid) == "SUCCESS"

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import Any
+from typing import Any, Final
+
+#: How many atoms the flows of all kept engines have at most, unless said otherwise.
+KEEP_ATOMS: Final = 20_000
 
 
 class Shelf:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from lazy_engine.conductor.shelf import Shelf
+from lazy_engine.shelf import Shelf
 
 
 class Engine:
