@@ -8,7 +8,7 @@ JSON line a workload and subject:
 
 ``alone``
     milliseconds from the call of ``complete`` to the moment at which the next task runs, one
-    flow after the other: ``median`` and ``p99``.
+    flow after the other: ``median`` and ``p99``; ``cold`` without engines in memory.
 ``requests``
     ZooKeeper requests a wake of all clients together, with one, two and three conductors.
 ``jobs``
