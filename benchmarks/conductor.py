@@ -8,7 +8,7 @@ JSON line a workload and subject:
 
 ``alone``
     milliseconds from the call of ``complete`` to the moment at which the next task runs, one
-    flow after the other: ``median`` and ``p99``.
+    flow after the other: ``median`` and ``p99``; ``cold`` without engines in memory.
 ``requests``
     ZooKeeper requests a wake of all clients together, with one, two and three conductors.
 ``jobs``
@@ -16,7 +16,8 @@ JSON line a workload and subject:
     ``lazy`` conductor and TaskFlow's ``blocking`` one in turn, and their ``ratio``.
 ``large``
     milliseconds from ``complete`` to the next task in a flow of 10,000, with its engine still in
-    the conductor's memory (``warm``) and without (``cold``); and what of the latter is the
+    the conductor's memory (``warm``) and without (``cold``), and the processor time of the
+    conductor for the whole wake (``cpu``); and what of the latter is the
     making of the flow by its factory (``factory``), which is TaskFlow's and the user's.
 ``memory``
     kilobytes by which a conductor's memory grows with each thousand flows that park and end,
@@ -129,6 +130,7 @@ def be_conductor(given: dict[str, Any]) -> None:
         told = {
             "requests": counts.total(),
             "consumed": consumed,
+            "cpu_ms": int(1e3 * time.process_time()),
             "rss_kb": int(status[1]) * os.sysconf("SC_PAGE_SIZE") // 1024,
         }
         print(json.dumps(told), flush=True)
@@ -198,17 +200,18 @@ class Site:
     def asked(self) -> int:
         return self.requests.total() + sum(c.ask()["requests"] for c in self.conductors)
 
-    def wake_all(self, flow_uuid: str, count: int) -> list[float]:
+    def wake_all(self, flow_uuid: str, count: int, first: int = 0) -> list[float]:
         """Answer one wait after the other; return milliseconds from answer to resumed task."""
-        answered_at = []
+        answered_at = {}
         done = self.consumed()
-        for number in range(count):
+        for number in range(first, first + count):
             token = self.client.token(flow_uuid, f"ask {number}")
-            answered_at.append(time.monotonic())
+            answered_at[number] = time.monotonic()
             self.client.complete(token, 1)
-            self.wait_consumed(done + number + 1)
+            done += 1
+            self.wait_consumed(done)
         results = self.client.flow(flow_uuid).results
-        return [1e3 * (results[f"note {n}"] - at) for n, at in enumerate(answered_at)]
+        return [1e3 * (results[f"note {n}"] - at) for n, at in answered_at.items()]
 
 
 def say(workload: str, subject: str, **figures: Any) -> None:
@@ -291,12 +294,15 @@ def measure_large(hosts: str) -> None:
     for subject, kept in (("warm", 256), ("cold", 0)):
         with contextlib.ExitStack() as stack:
             site = Site(stack, hosts, 1, watchdog=False, keep_engines=kept)
-            flow_uuid = site.client.submit(asks, [wakes + 1, size])
+            flow_uuid = site.client.submit(asks, [wakes + 2, size])
             site.wait(flow_uuid)
             site.wait_consumed(1)
-            took = site.wake_all(flow_uuid, wakes)
-            # The first wake of a kept engine prepares what the later ones use.
-            say("large", subject, tasks=size, median=round(statistics.median(took[1:]), 2))
+            site.wake_all(flow_uuid, 1)  # a kept engine then prepares what all later wakes use
+            before = site.conductors[0].ask()["cpu_ms"]
+            took = site.wake_all(flow_uuid, wakes, first=1)
+            cpu = round((site.conductors[0].ask()["cpu_ms"] - before) / wakes, 2)
+            median = round(statistics.median(took), 2)
+            say("large", subject, tasks=size, median=median, cpu=cpu)
     began = time.process_time()
     asks(wakes + 1, size)
     say("large", "factory", tasks=size, median=round(1e3 * (time.process_time() - began), 2))

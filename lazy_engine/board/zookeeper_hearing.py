@@ -223,6 +223,8 @@ class Hearing:
             self._look_at = None
         try:
             children = self._client.get_children(self._board.path, watch=self._on_change)
+        except kazoo_exceptions.NoNodeError:
+            children = []
         except (kazoo_exceptions.KazooException, self._client.handler.timeout_exception) as error:
             raise taskflow_exceptions.JobFailure("the job board cannot be read", error) from error
         self._take_in(children, delayed=False)
@@ -247,8 +249,9 @@ class Hearing:
         with self._lock:
             freed = (self._claimed - claimed) & there
             self._there, self._claimed = there, claimed
-            self._told &= there
-            self._told -= freed
+            # What could not be read when its turn came is read now.
+            known = self._board._known_jobs
+            self._told = {n for n in (self._told & there) - freed if self._path(n) in known}
             for name in (*(self._turns.keys() - there), *freed):
                 self._turns.pop(name, None)
             for name in self._own.keys() - there:

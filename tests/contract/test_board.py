@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent import futures
@@ -178,6 +179,29 @@ def test_zookeeper_board_hears_of_all_jobs_though_taskflows_watch_is_stopped(
         wait_until(lambda: hearing.job_count == 2)
         assert not called.called
     assert sorted(told) == ["first", "second"]
+
+
+def test_zookeeper_job_that_could_not_be_read_is_read_at_the_next_look(
+    two_boards: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hearing, other = two_boards
+    made = ZookeeperBoard(hearing)
+    told: list[str] = []
+    end = made.attend("tests", lambda job: told.append(job.name), lambda: None)
+    wait_until(lambda: made.hears_of_jobs())
+    with monkeypatch.context() as patched:
+        failed = threading.Event()
+
+        def fail(_path: str, request: Any, quiet: bool = True) -> None:
+            failed.set()
+
+        patched.setattr(hearing, "_process_child", fail)
+        other.post("job")
+        assert failed.wait(10)
+    assert hearing.job_count == 0
+    made.listen_for_jobs()
+    wait_until(lambda: told == ["job"])
+    end()
 
 
 def test_zookeeper_job_claimed_here_is_claimed_for_taskflow(two_boards: tuple[Any, Any]) -> None:
