@@ -39,8 +39,8 @@ def add(commands: parser.Commands) -> None:
         "serve",
         _serve,
         "answer delays over HTTP, and show a page, until SIGINT or SIGTERM",
-        details="Needs the extra 'http'. The page is for whoever has an API key. Requests and flows at work are finished first; a second"
-        " signal ends it at once, which does no harm.",
+        details="Needs the extra 'http'. The page is for whoever has an API key. Requests and flows"
+        " at work are finished first; a second signal ends it at once, which does no harm.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     serve.add_argument("--port", type=int, default=8080, help="0 takes a free one (8080)")

@@ -188,6 +188,13 @@ def test_no_more_than_a_page_is_read_and_an_index_finds_it(
     assert 1 <= len(found) <= 9
 
 
+def test_incidents_among_flows_of_a_state_are_found_by_their_own_index(large: Large) -> None:
+    with large.reading() as found:
+        large.client.flows(state="DELAYED", limit=_PAGE)
+    # Of which there are none, among a thousand flows of that state.
+    assert "lazy_flows_incident" in found[1].plan, found
+
+
 def test_search_reads_so_many_and_goes_on_from_there(
     large: Large, monkeypatch: pytest.MonkeyPatch
 ) -> None:

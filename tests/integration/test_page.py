@@ -435,6 +435,22 @@ def test_assistive_software_is_told_all(browser: Browser, parked: dict[str, str]
     assert browser.run("return document.querySelectorAll('h1').length") == 1
 
 
+def test_key_for_looking_only_acts_on_nothing(driver: Any, tmp_path: pathlib.Path) -> None:
+    with opened(f"sqlite:///{tmp_path / 'lazy.sqlite'}") as store:
+        client = Client(store)
+        flow_uuid = client.submit(page_flows.approval)
+        client.resume(flow_uuid)
+        with Server(make_app(client, read_keys=[KEY])) as server:
+            browser = Browser(driver, server.url)
+            browser.come_in(KEY, f"#/flow/{flow_uuid}")
+            browser.click("Answer… approve")
+            browser.fill("Result, as JSON", "true")
+            browser.click("Record this result", "dialog")
+            browser.shows("for looking only; nothing was done", selector="dialog [role=alert]")
+            assert len(client.delays(flow_uuid=flow_uuid)) == 1
+            browser.leave()
+
+
 # -- when little works ------------------------------------------------------------------------------
 
 
