@@ -28,7 +28,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="address for that; whoever reaches it may read (127.0.0.1)",
     )
     command.add_argument(
-        "--traces",
+        # Not "--traces": opentelemetry-instrument takes that for a part of an option of its own.
+        "--telemetry",
         action="store_true",
         help="write OpenTelemetry spans, with the tracing that is set up around this command, for"
         " example by opentelemetry-instrument (needs the extra 'telemetry')",
@@ -43,7 +44,7 @@ def observed(session: Session, backend: Any, arguments: argparse.Namespace) -> I
     """
     client = Client(backend)
     with contextlib.ExitStack() as closing:
-        if arguments.traces:
+        if arguments.telemetry:
             start_traces(client)
         if arguments.metrics_port is not None:
             serve_metrics(session, arguments, make_metrics(client), closing)
@@ -59,7 +60,7 @@ def start_traces(client: Client) -> None:
         from lazy_engine.telemetry import Telemetry
     except ImportError as error:
         raise UsageError(
-            f"--traces needs the extra: pip install 'lazy_engine[telemetry]' ({error})"
+            f"--telemetry needs the extra: pip install 'lazy_engine[telemetry]' ({error})"
         ) from error
     Telemetry(client)
 

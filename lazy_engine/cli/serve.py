@@ -152,7 +152,7 @@ def _serve(session: Session, arguments: argparse.Namespace) -> int:
         except OSError as error:
             where = f"{arguments.host}:{arguments.port}"
             raise UsageError(f"cannot listen at {where}: {error.strerror or error}") from error
-        if arguments.traces:
+        if arguments.telemetry:
             observe.start_traces(client)
         if arguments.metrics_port is not None:
             observe.serve_metrics(session, arguments, metrics, closing)

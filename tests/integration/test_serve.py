@@ -195,7 +195,7 @@ def test_keys_for_looking_and_metrics_are_served(
     read, full = "read-key-0123456789", "full-key-0123456789"
     (tmp_path / "keys").write_text(f"{read}\n")
     words = ["serve", "--port", "0", "--read-key-file", str(tmp_path / "keys")]
-    words += ["--metrics-port", "0", "--traces"]
+    words += ["--metrics-port", "0", "--telemetry"]
     with running(url, *words, LAZY_ENGINE_HTTP_API_KEY=full) as command:
         assert command.started["event"] == "metrics"
         served = command.next()["url"]
@@ -214,7 +214,7 @@ def test_watchdog_and_conductor_have_metrics(
     url: str, store: Any, zookeeper: ZooKeeper, jobboard_path: str
 ) -> None:
     board = f"zookeeper://{zookeeper.hosts}{jobboard_path}"
-    metrics = ("--metrics-port", "0", "--traces")
+    metrics = ("--metrics-port", "0", "--telemetry")
     with (
         running(url, "watchdog", *metrics) as watchdog,
         running(url, "conductor", *metrics, LAZY_ENGINE_JOBBOARD=board) as conductor,
