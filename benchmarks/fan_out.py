@@ -46,7 +46,7 @@ def _compare(kind: str, arguments: Any) -> None:
                         if _is_for(name, way, waits, arguments):
                             seconds = each.do("fan_out", waits=waits, way=way)
                             taken.add((waits, way, name), seconds * 1000)
-        for key in taken.keys():
+        for key in taken:
             waits, way, name = key
             own = taken.of((waits, way, line.OWN))
             median = taken.median(key)
@@ -64,7 +64,9 @@ def _compare(kind: str, arguments: Any) -> None:
 def main() -> None:
     parser = line.parser(__doc__, "sqlite")
     parser.add_argument("--waits", default="50,500")
-    parser.add_argument("--peer-most", type=int, default=500, help="waits of a flow of other subjects")
+    parser.add_argument(
+        "--peer-most", type=int, default=500, help="waits of a flow of other subjects"
+    )
     arguments = parser.parse_args()
     line.machine()
     for kind in arguments.stores:

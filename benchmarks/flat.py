@@ -42,34 +42,37 @@ def _fill(each: subject.Subject, count: int) -> float:
 
 
 def _compare(kind: str, sizes: list[int], wakes: int, rounds: int) -> None:
-    with store.opened(kind) as make_url:
-        with subject.crew([line.OWN], make_url) as first, subject.crew([line.OWN], make_url) as second:
-            crew = dict(zip(sizes, (first[line.OWN], second[line.OWN]), strict=True))
-            filled = {size: _fill(each, size) for size, each in crew.items()}
-            for each in crew.values():
-                each.do("park", count=10)
-                each.do("finish")
-            taken = line.Taken()
-            for _ in range(rounds):
-                # In small turns, so that whatever else the machine does slows both.
-                for _ in range(max(1, wakes // 10)):
-                    for size, each in crew.items():
-                        taken.add((size, "park"), 10 / each.do("park", count=10))
-                        taken.add((size, "alone"), *(s * 1000 for s in each.do("alone", count=10)))
-            for size, workload in taken.keys():
-                few = taken.median((sizes[0], workload))
-                median = taken.median((size, workload))
-                to_few = few / median if workload == "park" else median / few
-                line.emit(
-                    "flat",
-                    store=kind,
-                    workload=workload,
-                    parked=size,
-                    **line.figure(taken.of((size, workload)), _UNITS[workload]),
-                    **({"to_few": line.shorten(to_few)} if size != sizes[0] else {}),
-                    filled_seconds=round(filled[size], 1),
-                    **crew[size].facts,
-                )
+    with (
+        store.opened(kind) as make_url,
+        subject.crew([line.OWN], make_url) as first,
+        subject.crew([line.OWN], make_url) as second,
+    ):
+        crew = dict(zip(sizes, (first[line.OWN], second[line.OWN]), strict=True))
+        filled = {size: _fill(each, size) for size, each in crew.items()}
+        for each in crew.values():
+            each.do("park", count=10)
+            each.do("finish")
+        taken = line.Taken()
+        for _ in range(rounds):
+            # In small turns, so that whatever else the machine does slows both.
+            for _ in range(max(1, wakes // 10)):
+                for size, each in crew.items():
+                    taken.add((size, "park"), 10 / each.do("park", count=10))
+                    taken.add((size, "alone"), *(s * 1000 for s in each.do("alone", count=10)))
+        for size, workload in taken:
+            few = taken.median((sizes[0], workload))
+            median = taken.median((size, workload))
+            to_few = few / median if workload == "park" else median / few
+            line.emit(
+                "flat",
+                store=kind,
+                workload=workload,
+                parked=size,
+                **line.figure(taken.of((size, workload)), _UNITS[workload]),
+                **({"to_few": line.shorten(to_few)} if size != sizes[0] else {}),
+                filled_seconds=round(filled[size], 1),
+                **crew[size].facts,
+            )
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ answered and resumed, and ends. Prints one JSON line a workload:
     milliseconds from the answer to the end of one flow, the median.
 
 With each come the SQL statements and the commits of one flow, where they can be
-counted. Each subject has a store of its own, and they take turns. With
+counted, and the milliseconds of processor time that the subject's process takes a
+flow. Each subject has a store of its own, and they take turns. With
 ``--workers 1,2``, lazy_engine does the same in so many processes at once, all
 on one store; DBOS, which would not know from which of two processes a workflow
 comes, is not asked to.
@@ -29,6 +30,7 @@ that wait for a message. Only the ratio means something on another machine.
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,8 @@ def _measure(workers: Sequence[subject.Subject], flows: int, taken: line.Taken, 
         for worker in workers:
             worker.begin(what, **arguments)
         seconds = [float(worker.end()) for worker in workers]
+        spent = sum(worker.processor_seconds for worker in workers)
+        taken.add((key, what, "processor"), spent / flows / len(workers) * 1e3)
         taken.add((key, what), sum(flows / each for each in seconds))
     if len(workers) == 1:
         few = max(1, flows // 5)
@@ -53,17 +57,19 @@ def _measure(workers: Sequence[subject.Subject], flows: int, taken: line.Taken, 
 def _compare(kind: str, arguments: Any) -> None:
     names = subject.chosen(arguments.subjects, kind)
     with store.opened(kind) as make_url, subject.crew(names, make_url) as crew:
-        counts = {}
-        for name, each in crew.items():
+        for each in crew.values():
             each.do("park", count=1)  # what is done once
             each.do("finish")
-            if name in ("lazy_engine", "taskflow"):
-                counts[name] = each.do("count")
         taken = line.Taken()
         for _ in range(arguments.rounds):
             for name, each in crew.items():
                 _measure([each], arguments.flows, taken, name)
-        for name, workload in taken.keys():
+        # At the end: to SQLAlchemy, and to what goes past it where nobody listens, a
+        # process in which somebody has listened once is never the same again.
+        counts = {name: each.do("count") for name, each in crew.items() if name in subject.AT_HOME}
+        for name, workload, *processor in taken:
+            if processor:
+                continue
             own = taken.of((line.OWN, workload))
             median, unit = taken.median((name, workload)), _UNITS[workload]
             line.emit(
@@ -73,9 +79,16 @@ def _compare(kind: str, arguments: Any) -> None:
                 **line.figure(taken.of((name, workload)), unit),
                 **(line.beside(taken.median((line.OWN, workload)), median, unit) if own else {}),
                 flows=arguments.flows,
+                **_processor(taken, name, workload),
                 **counts.get(name, {}).get(workload, {}),
                 **crew[name].facts,
             )
+
+
+def _processor(taken: line.Taken, key: Any, workload: str) -> dict[str, float]:
+    """Return the field that tells what a flow takes of a processor, in milliseconds: other work does not change it."""
+    figures = taken.of((key, workload, "processor"))
+    return {"processor_ms": line.shorten(statistics.median(figures))} if figures else {}
 
 
 def _crowd(kind: str, sizes: list[int], arguments: Any) -> None:
@@ -93,8 +106,8 @@ def _crowd(kind: str, sizes: list[int], arguments: Any) -> None:
         for _ in range(arguments.rounds):
             for size in sizes:
                 _measure(workers[:size], arguments.flows, taken, size)
-        for size, workload in taken.keys():
-            if workload != "alone":
+        for size, workload, *processor in taken:
+            if workload != "alone" and not processor:
                 line.emit(
                     "park",
                     store=kind,
@@ -105,6 +118,7 @@ def _crowd(kind: str, sizes: list[int], arguments: Any) -> None:
                         taken.median((size, workload)) / taken.median((sizes[0], workload))
                     ),
                     flows=arguments.flows,
+                    **_processor(taken, size, workload),
                     **workers[0].facts,
                 )
 

@@ -33,7 +33,7 @@ def _round(each: subject.Subject, shape: str, count: int, has_store: bool) -> di
     """Return the seconds that each workload took."""
     took: dict[str, float] = each.do("row", count=count, shape=shape)
     figures = {shape: took["run"]}
-    if each.name in ("lazy_engine", "taskflow"):
+    if each.name in subject.AT_HOME:
         figures[f"prepare {shape}"] = took["prepare"]
         if has_store:
             figures[f"reload {shape}"] = each.do("reload", count=count, shape=shape)
@@ -53,7 +53,9 @@ def _compare(kind: str, arguments: Any) -> None:
             each.do("row", count=3)  # what is done once
         for shape in arguments.shapes.split(","):
             for count in map(int, arguments.tasks.split(",")):
-                at_work = [each for each in crew.values() if _is_for(each.name, shape, count, arguments)]
+                at_work = [
+                    each for each in crew.values() if _is_for(each.name, shape, count, arguments)
+                ]
                 taken = line.Taken()
                 for _ in range(arguments.rounds):
                     for each in at_work:
@@ -64,7 +66,7 @@ def _compare(kind: str, arguments: Any) -> None:
 
 
 def _print(kind: str, count: int, crew: dict[str, subject.Subject], taken: line.Taken) -> None:
-    for name, workload in taken.keys():
+    for name, workload in taken:
         figures = taken.of((name, workload))
         own = taken.of((line.OWN, workload))
         median = taken.median((name, workload))
@@ -84,8 +86,12 @@ def main() -> None:
     parser = line.parser(__doc__, "memory sqlite")
     parser.add_argument("--tasks", default="100,1000")
     parser.add_argument("--shapes", default="row")
-    parser.add_argument("--host-most", type=int, default=1000, help="tasks of a flow of TaskFlow's engine")
-    parser.add_argument("--peer-most", type=int, default=1000, help="tasks of a flow of LangGraph and DBOS")
+    parser.add_argument(
+        "--host-most", type=int, default=1000, help="tasks of a flow of TaskFlow's engine"
+    )
+    parser.add_argument(
+        "--peer-most", type=int, default=1000, help="tasks of a flow of LangGraph and DBOS"
+    )
     arguments = parser.parse_args()
     line.machine()
     for kind in arguments.stores:

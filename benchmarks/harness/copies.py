@@ -89,14 +89,14 @@ def _copy(table: sa.Table, row: Mapping[str, Any], renamed: Mapping[str, str]) -
         if name.endswith("uuid") and value is not None:
             values.append(sa.literal_column(f"fresh.{renamed[value]}"))
         elif name in ("timeout_at", "due_at") and value is not None:
-            values.append(sa.literal(value, sa.BigInteger) + sa.literal_column(f"fresh.n * {_STEP}"))
+            values.append(
+                sa.literal(value, sa.BigInteger) + sa.literal_column(f"fresh.n * {_STEP}")
+            )
         elif value is None:
             values.append(sa.null())
         else:
             values.append(sa.literal(value, column.type))
-    return sa.insert(table).from_select(
-        list(row), sa.select(*values).select_from(sa.text("fresh"))
-    )
+    return sa.insert(table).from_select(list(row), sa.select(*values).select_from(sa.text("fresh")))
 
 
 def _settle(engine: sa.Engine) -> None:

@@ -11,7 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 #: The subject that all others stand beside.
@@ -31,8 +31,8 @@ class Taken:
     def add(self, key: Any, *figures: float) -> None:
         self._taken.setdefault(key, []).extend(figures)
 
-    def keys(self) -> Iterable[Any]:
-        return self._taken.keys()
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._taken)
 
     def of(self, key: Any) -> Sequence[float]:
         return self._taken.get(key, ())
@@ -118,8 +118,3 @@ def parser(description: str | None, stores: str, *, rounds: int = 3) -> argparse
         "--subjects", type=lambda text: text.split(","), help="default: those that are installed"
     )
     return made
-
-
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all their items; later ones win."""
-    return {name: value for part in parts for name, value in part.items()}

@@ -29,11 +29,12 @@ STORES = {
     "langgraph": ("sqlite", "postgresql"),
     "dbos": ("sqlite", "postgresql"),
 }
-_AT_HOME = ("lazy_engine", "taskflow")
+#: Subjects that run with this Python.
+AT_HOME = ("lazy_engine", "taskflow")
 
 
 def _python(name: str) -> pathlib.Path:
-    return pathlib.Path(sys.executable) if name in _AT_HOME else PEERS / name / "bin" / "python"
+    return pathlib.Path(sys.executable) if name in AT_HOME else PEERS / name / "bin" / "python"
 
 
 def chosen(wanted: Iterable[str] | None, store: str) -> list[str]:
@@ -56,6 +57,8 @@ class Subject:
     """A subject at work in a child process; see ``benchmarks/subjects/serving.py``.
 
     :ivar url: the address of its store.
+    :ivar processor_seconds: the processor time that its process took for the last thing that it
+        did; a server's is not in it.
     :ivar facts: what it says of itself: ``subject``, ``versions`` and ``durability``.
     """
 
@@ -66,6 +69,7 @@ class Subject:
         self._process = subprocess.Popen(
             [_python(name), script, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.processor_seconds = 0.0
         self.facts: dict[str, Any] = self.end()
 
     def begin(self, what: str, **arguments: Any) -> None:
@@ -80,7 +84,9 @@ class Subject:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
-        return json.loads(line)
+        told = json.loads(line)
+        self.processor_seconds = told.get("processor", 0.0)
+        return told["answer"]
 
     def do(self, what: str, **arguments: Any) -> Any:
         self.begin(what, **arguments)

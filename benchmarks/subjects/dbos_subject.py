@@ -118,9 +118,7 @@ class Peer:
         gate.await_all(1)
         began = time.perf_counter()
         if way == "batch":
-            DBOS.send_bulk(
-                [SendMessage(handle.workflow_id, 1, "answer") for _ in range(waits)]
-            )
+            DBOS.send_bulk([SendMessage(handle.workflow_id, 1, "answer") for _ in range(waits)])
         else:
             for _ in range(waits):
                 DBOS.send(handle.workflow_id, 1, "answer")

@@ -108,7 +108,9 @@ class Peer:
         graph.add_node("wait", wait_for)
         graph.add_node("join", lambda state: {})
         graph.add_conditional_edges(
-            START, lambda state: [Send("wait", number) for number in range(state["waits"])], ["wait"]
+            START,
+            lambda state: [Send("wait", number) for number in range(state["waits"])],
+            ["wait"],
         )
         graph.add_edge("wait", "join")
         graph.add_edge("join", END)
