@@ -9,7 +9,8 @@ subjects in turn. A result is durable before the next task in a row begins, but
 in memory. Prints one JSON line a workload:
 
 ``row``, ``side``
-    microseconds a task to run; also as steps a second.
+    microseconds a task to run; also as steps a second, and with the microseconds of processor
+    time that the subject's process took to prepare and run it, which other work leaves alone.
 ``prepare row``, ``prepare side``
     microseconds a task to compile, prepare and validate.
 ``reload row``, ``reload side``
@@ -22,6 +23,7 @@ tasks, and in other stores than memory where a flow would take minutes.
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from harness import line, store, subject
@@ -32,7 +34,7 @@ _PER_TASK = "microseconds a task"
 def _round(each: subject.Subject, shape: str, count: int, has_store: bool) -> dict[str, float]:
     """Return the seconds that each workload took."""
     took: dict[str, float] = each.do("row", count=count, shape=shape)
-    figures = {shape: took["run"]}
+    figures = {shape: took["run"], "processor": each.processor_seconds}
     if each.name in subject.AT_HOME:
         figures[f"prepare {shape}"] = took["prepare"]
         if has_store:
@@ -67,6 +69,9 @@ def _compare(kind: str, arguments: Any) -> None:
 
 def _print(kind: str, count: int, crew: dict[str, subject.Subject], taken: line.Taken) -> None:
     for name, workload in taken:
+        if workload == "processor":
+            continue
+        processor = taken.of((name, "processor")) if workload in ("row", "side") else ()
         figures = taken.of((name, workload))
         own = taken.of((line.OWN, workload))
         median = taken.median((name, workload))
@@ -76,6 +81,7 @@ def _print(kind: str, count: int, crew: dict[str, subject.Subject], taken: line.
             workload=workload,
             tasks=count,
             **line.figure(figures, _PER_TASK),
+            **({"processor": line.shorten(statistics.median(processor))} if processor else {}),
             per_second=line.shorten(1e6 / median),
             **(line.beside(taken.median((line.OWN, workload)), median, _PER_TASK) if own else {}),
             **crew[name].facts,

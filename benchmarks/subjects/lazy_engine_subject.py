@@ -161,4 +161,4 @@ class Lazy:
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    serving.serve("lazy_engine", Lazy, ["taskflow", "SQLAlchemy"], Lazy.durability)
+    serving.serve("lazy_engine", Lazy, ["lazy_engine", "taskflow", "SQLAlchemy"], Lazy.durability)
