@@ -10,7 +10,7 @@ in memory. Prints one JSON line a workload:
 
 ``row``, ``side``
     microseconds a task to run; also as steps a second, and with the microseconds of processor
-    time that the subject's process took to prepare and run it, which other work leaves alone.
+    time that the subject's process took to run it, which other work leaves alone.
 ``prepare row``, ``prepare side``
     microseconds a task to compile, prepare and validate.
 ``reload row``, ``reload side``
@@ -34,7 +34,7 @@ _PER_TASK = "microseconds a task"
 def _round(each: subject.Subject, shape: str, count: int, has_store: bool) -> dict[str, float]:
     """Return the seconds that each workload took."""
     took: dict[str, float] = each.do("row", count=count, shape=shape)
-    figures = {shape: took["run"], "processor": each.processor_seconds}
+    figures = {shape: took["run"], "processor": took["processor"]}
     if each.name in subject.AT_HOME:
         figures[f"prepare {shape}"] = took["prepare"]
         if has_store:

@@ -80,9 +80,10 @@ class Peer:
 
     def row(self, count: int, shape: str = "row") -> dict[str, float]:
         assert shape == "row"
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         assert row(count) == count
-        return {"run": time.perf_counter() - began}
+        ended, spent = time.perf_counter(), time.process_time() - spent
+        return {"run": ended - began, "processor": spent}
 
     def park(self, count: int, is_kept: bool = True) -> float:
         began = time.perf_counter()

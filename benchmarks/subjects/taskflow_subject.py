@@ -46,9 +46,10 @@ class Peer:
         engine.compile()
         engine.prepare()
         engine.validate()
-        ready = time.perf_counter()
+        ready, spent = time.perf_counter(), time.process_time()
         engine.run()
-        return {"prepare": ready - began, "run": time.perf_counter() - ready}
+        ended, spent = time.perf_counter(), time.process_time() - spent
+        return {"prepare": ready - began, "run": ended - ready, "processor": spent}
 
     def reload(self, count: int, shape: str = "row") -> float:
         _book, detail = persistence_utils.temporary_flow_detail(self._backend)
