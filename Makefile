@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SERVERS := zookeeper postgresql mysql redis etcd chromium
+# Those that take minutes at most; each says how to ask it for more.
+BENCHMARKS := $(filter-out report,$(basename $(notdir $(wildcard benchmarks/*.py))))
+PEERS := dbos langgraph
 ARGS ?=
 
 PACKAGE_FILES := $(wildcard pyproject.toml setup.py README.md LICENSE)
@@ -20,7 +23,7 @@ EQUIPPED := $(VENV)/.equipped-$(TOOLS)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-zookeeper test lint types docs pytest bench clean
+.PHONY: help demo demo-zookeeper test lint types docs pytest bench bench-peers bench-report clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,10 +54,19 @@ pytest: $(EQUIPPED) $(INSTALLED) ## the tests alone
 	tools/ensure-installed $(SERVERS)
 	LAZY_ENGINE_TEST_INSTALLED=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: $(EQUIPPED) $(INSTALLED) ## the benchmarks
-	@for script in benchmarks/*.py; do \
-		if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; fi; \
+bench: $(EQUIPPED) $(INSTALLED) $(PEERS:%=build/peers/%/.made) ## the benchmarks, beside peers; lines go to build/bench
+	@mkdir -p build/bench
+	@for script in $(BENCHMARKS); do \
+		echo "== $$script"; \
+		$(BIN)/python "benchmarks/$$script.py" $(ARGS) >"build/bench/$$script.new" || exit 1; \
+		mv "build/bench/$$script.new" "build/bench/$$script.jsonl"; cat "build/bench/$$script.jsonl"; \
 	done
+
+bench-peers: $(PEERS:%=build/peers/%/.made) ## what the benchmarks stand beside, each in an environment of its own
+
+bench-report: $(EQUIPPED) ## write what `make bench` printed into the documentation
+	$(BIN)/python -m pip install --quiet "$$(echo $(WHEEL)/*.whl)[bench]"
+	$(BIN)/python benchmarks/report.py build/bench/*.jsonl
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build .tox .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -84,4 +96,10 @@ $(INSTALLED): $(WHEEL)
 $(EQUIPPED): $(MADE) | $(INSTALLED)
 	$(BIN)/python -m pip install --quiet "$$(echo $(WHEEL)/*.whl)[all,test,lint,docs]"
 	rm -f $(VENV)/.equipped-*
+	touch $@
+
+build/peers/%/.made: benchmarks/subjects/%.txt
+	tools/ensure-installed python
+	$(PYTHON) -m venv --clear build/peers/$*
+	build/peers/$*/bin/python -m pip install --quiet -r $<
 	touch $@

@@ -2,7 +2,8 @@
 """What deadlines cost: how late they are noticed among many that are not due, and what it costs to look.
 
 ``make bench`` runs this; ``python benchmarks/time.py [sqlite] [postgresql]`` runs it for some stores only. With
-``LAZY_ENGINE_BENCH_SCALE=0.01`` there are a hundredth of the delays, and all takes a hundredth of the time.
+``LAZY_ENGINE_BENCH_SCALE=0.01`` there are a hundredth of the delays, and all takes a hundredth of the time. Prints one
+JSON line a workload:
 
 - *lateness*: 100,000 delays are open and 1,000 of them become due within one minute, evenly. From each deadline to the
   moment at which one watchdog had recorded the timeout, and to the moment at which it named the flow to its caller.
@@ -15,23 +16,20 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 import taskflow.engines
+from harness import copies, line, store
 from taskflow import task
 from taskflow.exceptions import WrappedFailure
 from taskflow.patterns import linear_flow
@@ -52,7 +50,6 @@ ROUNDS = {0: max(5, int(200 * SCALE)), 10: max(3, int(50 * SCALE))}
 
 _YEAR_MICROS = 366 * 86400 * 10**6
 _CHUNK = 1000
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Ask(task.Task):
@@ -80,7 +77,7 @@ class Store:
         tables = sql_schema.build(self._engine.dialect.name)
         self._delays = tables.delays
         flow_uuid = engine.storage.flow_uuid
-        self._model = _rows_of(self._engine, tables, flow_uuid)
+        self._model = copies.rows_of(self._engine, tables, flow_uuid)
 
     def add(self, timeouts_at: list[int]) -> None:
         """Park a flow for each deadline."""
@@ -131,27 +128,6 @@ class Store:
         self.client.backend.close()
 
 
-def _rows_of(
-    engine: sa.Engine, tables: sql_schema.Tables, flow_uuid: str
-) -> list[tuple[sa.Table, Mapping[str, Any]]]:
-    """Return all that is stored of a flow, parents first."""
-    details, atoms = tables.flowdetails, tables.atomdetails
-    book = sa.select(details.c.parent_uuid).where(details.c.uuid == flow_uuid).scalar_subquery()
-    wanted = {
-        tables.logbooks: tables.logbooks.c.uuid == book,
-        details: details.c.uuid == flow_uuid,
-        atoms: atoms.c.parent_uuid == flow_uuid,
-        tables.flows: tables.flows.c.flow_uuid == flow_uuid,
-        tables.delays: tables.delays.c.flow_uuid == flow_uuid,
-    }
-    with engine.connect() as connection:
-        return [
-            (table, dict(row._mapping))
-            for table, condition in wanted.items()
-            for row in connection.execute(sa.select(table).where(condition))
-        ]
-
-
 def _renamed(column: str, value: Any, fresh: dict[str, str]) -> Any:
     if value is None or not column.endswith("uuid"):
         return value
@@ -163,47 +139,50 @@ def _renamed(column: str, value: Any, fresh: dict[str, str]) -> Any:
 # -- what is measured ------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Table:
-    """Prints lines as they come: store, what, figure, what was wanted."""
-
-    store: str
-
-    def line(self, what: str, figure: str, wanted: str = "") -> None:
-        print(f"{self.store:<11} {what:<68} {figure:>12}  {wanted}".rstrip(), flush=True)
-
-
-def measure_sweeps(few: Store, many: Store, table: Table) -> None:
+def measure_sweeps(kind: str, few: Store, many: Store) -> None:
     for due, rounds in ROUNDS.items():
-        took: dict[Store, list[float]] = {few: [], many: []}
+        took = line.Taken()
         for _ in range(rounds):
-            for store in (few, many):
-                store.add([store.ledger.now() - 1] * due)
+            for parked, count in ((few, FEW), (many, MANY)):
+                parked.add([parked.ledger.now() - 1] * due)
                 began = time.perf_counter()
-                found = store.client.sweep()
-                took[store].append(time.perf_counter() - began)
+                found = parked.client.sweep()
+                took.add(count, (time.perf_counter() - began) * 1e3)
                 assert len(found) == due
-                store.forget(found)
-        medians = {store: statistics.median(times) for store, times in took.items()}
-        for store, count in ((few, FEW), (many, MANY)):
-            what = f"a sweep with {count:,} open delays, {due or 'none'} due"
-            table.line(what, f"{medians[store] * 1e3:.2f} ms")
-        table.line("  ratio", f"{medians[many] / medians[few]:.2f}", "wanted: at most 1.5")
+                parked.forget(found)
+        for count in (FEW, MANY):
+            ratio = line.shorten(took.median(count) / took.median(FEW))
+            line.emit(
+                "time",
+                subject=line.OWN,
+                store=kind,
+                workload="sweep",
+                parked=count,
+                due=due,
+                **line.figure(took.of(count), "ms"),
+                **({"to_few": ratio} if count != FEW else {}),
+            )
 
 
-def measure_watching(store: Store, table: Table) -> None:
-    child = [sys.executable, __file__, "--watch", store.url]
+def measure_watching(kind: str, parked: Store) -> None:
+    child = [sys.executable, __file__, "--watch", parked.url]
     answer = subprocess.run(child, check=True, capture_output=True).stdout
     for who, seconds in json.loads(answer).items():
-        what = f"CPU time of {who} over {MANY:,} in {WATCH_SECONDS:g} s"
-        table.line(what, f"{seconds:.3f} s", f"{seconds / WATCH_SECONDS:.2%} of one core")
+        line.emit(
+            "time",
+            subject=who,
+            store=kind,
+            workload="watching",
+            parked=MANY,
+            **line.figure([seconds / WATCH_SECONDS * 1e3], "ms of processor time a second"),
+        )
 
 
 def watch(url: str) -> None:
     """Be the process whose CPU time is measured."""
     client = Client({"connection": url})
     took = {}
-    for who, at_work in (("a watchdog", Watchdog(client)), ("a thread that only wakes", waking())):
+    for who, at_work in ((line.OWN, Watchdog(client)), ("a thread that only wakes", waking())):
         began = time.process_time()
         with at_work:
             time.sleep(WATCH_SECONDS)
@@ -226,7 +205,7 @@ def waking() -> Iterator[None]:
     thread.join()
 
 
-def measure_lateness(store: Store, table: Table) -> None:
+def measure_lateness(kind: str, parked: Store) -> None:
     told_at: dict[str, int] = {}
 
     def on_wanting(flow_uuid: str) -> None:
@@ -235,73 +214,50 @@ def measure_lateness(store: Store, table: Table) -> None:
 
     step = int(DUE_SECONDS * 1e6 / DUE)
     # What takes time to insert must not be late before the watchdog runs.
-    first_at = store.ledger.now() + int((1 + 9 * SCALE) * 1e6)
-    store.add([first_at + number * step for number in range(DUE)])
-    assert store.ledger.now() < first_at, "inserting took too long"
-    assert store.count_open() >= MANY
-    with Watchdog(store.client, on_wanting=on_wanting):
+    first_at = parked.ledger.now() + int((1 + 9 * SCALE) * 1e6)
+    parked.add([first_at + number * step for number in range(DUE)])
+    assert parked.ledger.now() < first_at, "inserting took too long"
+    assert parked.count_open() >= MANY
+    with Watchdog(parked.client, on_wanting=on_wanting):
         give_up = time.monotonic() + DUE_SECONDS + 60
         while len(told_at) < DUE and time.monotonic() < give_up:
             time.sleep(0.1)
-    timed_out = store.timed_out()
+    timed_out = parked.timed_out()
     assert len(timed_out) == len(told_at) == DUE, "not all of them timed out"
     recorded = [(arrived_at - at) / 1e6 for _, at, arrived_at in timed_out]
     told = [(told_at[flow_uuid] - at) / 1e6 for flow_uuid, at, _ in timed_out]
     for what, late in (("recorded", recorded), ("told to the caller", told)):
         assert min(late) >= 0, "a deadline came too early"
-        name = f"{DUE:,} of {MANY:,} due in {DUE_SECONDS:g} s: late when {what}"
-        table.line(f"{name}, median", f"{statistics.median(late):.3f} s")
-        table.line(f"{name}, max", f"{max(late):.3f} s", "wanted: at most 2 s")
-    require_real(store, timed_out[-1][0])
+        line.emit(
+            "time",
+            subject=line.OWN,
+            store=kind,
+            workload=f"late when {what}",
+            parked=MANY,
+            due=DUE,
+            **line.figure(late, "s"),
+        )
+    require_real(parked, timed_out[-1][0])
 
 
-def require_real(store: Store, flow_uuid: str) -> None:
+def require_real(parked: Store, flow_uuid: str) -> None:
     """Resume a copied flow whose deadline has passed: it must end as any flow does."""
     # After a reload TaskFlow wraps what it stored of the failure.
     with contextlib.suppress(DelayTimeout, WrappedFailure):
-        store.client.resume(flow_uuid, flow=make_flow())
-    assert store.client.flow(flow_uuid).state == "REVERTED"
+        parked.client.resume(flow_uuid, flow=make_flow())
+    assert parked.client.flow(flow_uuid).state == "REVERTED"
 
 
-# -- stores ------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def sqlite_urls() -> Iterator[tuple[str, str]]:
-    with tempfile.TemporaryDirectory() as directory:
-        yield f"sqlite:///{directory}/few.sqlite", f"sqlite:///{directory}/many.sqlite"
-
-
-@contextlib.contextmanager
-def postgresql_urls() -> Iterator[tuple[str, str]]:
-    # At the end, so that the installed package is measured where there is one.
-    sys.path.append(str(_ROOT))
-    from tests.servers import PostgreSQL
-
-    server = PostgreSQL()
-    server.start()
-    try:
-        yield server.create_database(), server.create_database()
-    finally:
-        server.close()
-
-
-STORES = {"sqlite": sqlite_urls, "postgresql": postgresql_urls}
-
-
-def measure(name: str) -> None:
-    table = Table(name)
-    with STORES[name]() as (few_url, many_url), contextlib.ExitStack() as stack:
-        few, many = Store(few_url), Store(many_url)
+def measure(kind: str) -> None:
+    with store.opened(kind) as make_url, contextlib.ExitStack() as stack:
+        few, many = Store(make_url()), Store(make_url())
         stack.callback(few.close)
         stack.callback(many.close)
         few.add_waiting(FEW - 1)
-        began = time.perf_counter()
         many.add_waiting(MANY - 1)
-        table.line(f"(inserting {MANY:,} parked flows)", f"{time.perf_counter() - began:.1f} s")
-        measure_sweeps(few, many, table)
-        measure_watching(many, table)
-        measure_lateness(many, table)
+        measure_sweeps(kind, few, many)
+        measure_watching(kind, many)
+        measure_lateness(kind, many)
 
 
 if __name__ == "__main__":
@@ -310,5 +266,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--watch"]:
         watch(sys.argv[2])
     else:
-        for store_name in sys.argv[1:] or STORES:
-            measure(store_name)
+        line.machine()
+        for name in sys.argv[1:] or ("sqlite", "postgresql"):
+            measure(name)
