@@ -55,7 +55,7 @@ def _measure(workers: Sequence[subject.Subject], flows: int, taken: line.Taken, 
 
 
 def _compare(kind: str, arguments: Any) -> None:
-    names = subject.chosen(arguments.subjects, kind)
+    names = subject.chosen(arguments.subjects, kind, left_out=())
     with store.opened(kind) as make_url, subject.crew(names, make_url) as crew:
         for each in crew.values():
             each.do("park", count=1)  # what is done once

@@ -25,26 +25,31 @@ PEERS = pathlib.Path(
 #: Which stores each subject can work with.
 STORES = {
     "lazy_engine": ("memory", "sqlite", "postgresql"),
+    "lazy_engine_kept": ("sqlite", "postgresql"),
     "taskflow": ("memory", "sqlite", "postgresql"),
     "langgraph": ("sqlite", "postgresql"),
     "dbos": ("sqlite", "postgresql"),
 }
+#: Differs from ``lazy_engine`` only where a flow goes on in the process that parked it.
+KEPT = "lazy_engine_kept"
 #: Subjects that run with this Python.
-AT_HOME = ("lazy_engine", "taskflow")
+AT_HOME = ("lazy_engine", KEPT, "taskflow")
 
 
 def _python(name: str) -> pathlib.Path:
     return pathlib.Path(sys.executable) if name in AT_HOME else PEERS / name / "bin" / "python"
 
 
-def chosen(wanted: Iterable[str] | None, store: str) -> list[str]:
+def chosen(
+    wanted: Iterable[str] | None, store: str, *, left_out: Iterable[str] = (KEPT,)
+) -> list[str]:
     """Return the subjects to measure with a kind of store.
 
-    :param wanted: their names; None for all that are installed.
+    :param wanted: their names; None for all that are installed but those *left_out*.
     :raises SystemExit: one that is wanted is not there.
     """
     if wanted is None:
-        names = [name for name in STORES if _python(name).exists()]
+        names = [name for name in STORES if name not in left_out and _python(name).exists()]
     else:
         names = list(wanted)
         for name in names:

@@ -43,8 +43,12 @@ def make_fan(waits: int) -> Any:
 
 
 class Lazy:
+    keep_engines = 0
+
     def __init__(self, url: str) -> None:
-        self._client = None if url == "memory" else Client({"connection": url})
+        self._client = (
+            None if url == "memory" else Client({"connection": url}, keep_engines=self.keep_engines)
+        )
         self._parked: list[str] = []
 
     @property
