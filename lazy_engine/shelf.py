@@ -12,6 +12,8 @@ import collections
 import threading
 from typing import Any, Final
 
+#: How many engines a conductor keeps, unless said otherwise.
+KEEP_ENGINES: Final = 256
 #: How many atoms the flows of all kept engines have at most, unless said otherwise.
 KEEP_ATOMS: Final = 20_000
 

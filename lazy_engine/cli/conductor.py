@@ -21,6 +21,7 @@ from lazy_engine.cli import argument, observe, parser
 from lazy_engine.cli.exit_code import ExitCode, UsageError
 from lazy_engine.cli.output import printable
 from lazy_engine.cli.session import Session, board_name
+from lazy_engine.shelf import KEEP_ENGINES
 
 _LOOK_SECONDS: Final = 0.2
 
@@ -54,6 +55,12 @@ def add(commands: parser.Commands) -> None:
         metavar="S",
         type=float,
         help="a conductor that shows no sign of life for so long loses its flows (30)",
+    )
+    conductor.add_argument(
+        "--keep-engines",
+        metavar="N",
+        type=int,
+        help=f"of how many parked flows the engines are kept in memory, or 0 ({KEEP_ENGINES})",
     )
     observe.add_options(conductor)
     conductor.set_defaults(log_level=logging.WARNING)
@@ -101,6 +108,10 @@ def _make(name: str, board: Any, backend: Any, arguments: argparse.Namespace) ->
         if arguments.max_jobs < 1:
             raise UsageError("--max-jobs takes a number of at least 1")
         options["max_simultaneous_jobs"] = arguments.max_jobs
+    if arguments.keep_engines is not None:
+        if arguments.keep_engines < 0:
+            raise UsageError("--keep-engines takes a number of at least 0")
+        options["keep_engines"] = arguments.keep_engines
     return backends.fetch("lazy", name, board, **options)
 
 

@@ -23,16 +23,13 @@ from lazy_engine.client import Client
 from lazy_engine.conductor.cooling import LAST_COOL_SECONDS, LAST_KEEP_SECONDS, Cooling
 from lazy_engine.conductor.round import Round
 from lazy_engine.conductor.runner import Runner
-from lazy_engine.shelf import KEEP_ATOMS, Shelf
+from lazy_engine.shelf import KEEP_ATOMS, KEEP_ENGINES, Shelf
 from lazy_engine.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
 
 #: How often a conductor that is to stop frees what waits for a server that is away.
 _FREE_SECONDS: Final = 0.1
-
-#: How many engines of parked flows are kept.
-KEEP_ENGINES: Final = 256
 
 
 class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # no types
