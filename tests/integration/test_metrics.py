@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 import threading
 import urllib.request
@@ -25,6 +26,7 @@ from tests.integration.parked import opened, park
 from tests.integration.web import Web
 
 LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+DOC = pathlib.Path(__file__).resolve().parents[2] / "doc"
 KEY = "operators-key-0123456789"
 
 
@@ -274,3 +276,18 @@ def test_without_metrics_nothing_is_told(client: Client) -> None:
     assert client.observer.all == ()  # type: ignore[attr-defined]
     engine = run(client, waits("asks"))
     assert engine._runtime_parts.task_action.watched is None
+
+
+def test_reference_and_alerts_name_what_there_is(client: Client) -> None:
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(client).render()[1].decode(), re.M))
+    run(client, waits("asks"))  # without anything that waits there are no families for it
+    kinds |= dict(re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(client).render()[1].decode(), re.M))
+    there = {name for name in kinds if not name.endswith("_created")}
+    reference = (DOC / "reference" / "metrics.rst").read_text("utf-8")
+    described = re.findall(r"^``(lazy_engine_\w+)`` +(\w+)", reference, re.M)
+    assert {name: kinds.get(name) for name, _ in described} == dict(described)
+    assert {name for name, _ in described} == there
+    rules = (DOC / "howto" / "lazy_engine.rules.yml").read_text("utf-8")
+    used = set(re.findall(r"\blazy_engine_\w+", rules))
+    assert used
+    assert {name.removesuffix("_bucket") for name in used} <= there
