@@ -8,6 +8,8 @@ SERVERS := zookeeper postgresql mysql redis etcd chromium
 # Those that take minutes at most; each says how to ask it for more.
 BENCHMARKS := $(filter-out report,$(basename $(notdir $(wildcard benchmarks/*.py))))
 PEERS := dbos langgraph
+# Tests wait for servers and clocks more than they work, so there are more of them at once than processors.
+WORKERS ?= 4
 ARGS ?=
 
 PACKAGE_FILES := $(wildcard pyproject.toml setup.py README.md LICENSE)
@@ -52,7 +54,7 @@ docs: $(EQUIPPED) $(INSTALLED) ## the documentation, in build/doc
 # The built package is tested, so the repository must not be on sys.path: hence the script and not `python -m pytest`.
 pytest: $(EQUIPPED) $(INSTALLED) ## the tests alone
 	tools/ensure-installed $(SERVERS)
-	LAZY_ENGINE_TEST_INSTALLED=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	LAZY_ENGINE_TEST_INSTALLED=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(EQUIPPED) $(INSTALLED) $(PEERS:%=build/peers/%/.made) ## the benchmarks, beside peers; lines go to build/bench
 	@mkdir -p build/bench
