@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import taskflow.engines
 from taskflow import exceptions as taskflow_exceptions
+from taskflow import flow as taskflow_flow
 from taskflow import states
 from taskflow.persistence import models
 
@@ -53,7 +54,8 @@ class Client(Delivery, Inspection):
     :param keep_engines: of how many flows that parked in :meth:`resume` or
         :meth:`run_on` the engines are kept in memory; 0 keeps none. One is used
         again only if nobody else ran its flow since, and is then as its code was
-        when it was loaded.
+        when it was loaded. Without a job board as many flows that were submitted are kept
+        for their first run.
     :raises UnsupportedBackend: no ledger can be kept there.
     :raises StoreUnavailable: the store cannot be reached.
     """
@@ -61,6 +63,8 @@ class Client(Delivery, Inspection):
     def __init__(self, persistence: Any, jobboard: Any = None, *, keep_engines: int = 0) -> None:
         super().__init__(persistence, jobboard)
         self._shelf = Shelf(keep_engines, KEEP_ATOMS)
+        #: What :meth:`submit` has made, for whoever runs it right away.
+        self._made = Shelf(keep_engines, KEEP_ATOMS)
 
     # -- submitting -------------------------------------------------------
 
@@ -104,6 +108,9 @@ class Client(Delivery, Inspection):
                 is_rung=self._board is not None,
             )
         )
+        if self._board is None and is_new:
+            atoms = len(flow) if isinstance(flow, taskflow_flow.Flow) else 1
+            self._made.put(record.flow_uuid, flow, atoms)
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
@@ -197,7 +204,9 @@ class Client(Delivery, Inspection):
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
         if flow is None:
-            flow = factory_module.make_stored(detail, self._ledger)
+            flow = self._made.take(detail.uuid)
+            if flow is None:
+                flow = factory_module.make_stored(detail, self._ledger)
         store = (detail.meta or {}).get("store")
         return taskflow.engines.load(
             flow, flow_detail=detail, backend=self.backend, store=store, **options

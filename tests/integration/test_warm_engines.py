@@ -388,9 +388,9 @@ def test_tasks_of_a_large_flow_run_with_pythons_garbage_collected(
 def test_client_keeps_engines_if_it_is_told_to_and_reads_no_details_then(any_store: Any) -> None:
     client = Client(any_store, keep_engines=1)
     flow_uuid = client.submit(asks, [2])
-    assert client.resume(flow_uuid) == "DELAYED"
-    client.complete(client.token(flow_uuid, "ask 0"), 1)
     with mock.patch.object(factory, "make_stored", side_effect=AssertionError("made anew")):
+        assert client.resume(flow_uuid) == "DELAYED"
+        client.complete(client.token(flow_uuid, "ask 0"), 1)
         assert client.resume(flow_uuid) == "DELAYED"
         client.complete(client.token(flow_uuid, "ask 1"), 10)
         assert client.run_on(flow_uuid) == "SUCCESS"
@@ -412,6 +412,7 @@ def test_client_loads_a_flow_anew_that_somebody_else_ran(any_store: Any) -> None
 def test_client_keeps_nothing_unless_told_to(any_store: Any) -> None:
     client = Client(any_store)
     flow_uuid = client.submit(asks, [1])
+    assert len(client._made) == 0
     assert client.resume(flow_uuid) == "DELAYED"
     assert len(client._shelf) == 0
 
