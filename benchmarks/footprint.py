@@ -50,7 +50,7 @@ def _compare(kind: str, arguments: Any) -> None:
     units = {"disk": "bytes a flow", "memory": "bytes a flow", "idle": "ms/s"}
     with store.opened(kind) as make_url, subject.crew(names, make_url) as crew:
         for name, each in crew.items():
-            is_quick = name in ("lazy_engine", "langgraph")
+            is_quick = name in (line.OWN, "langgraph")
             flows = arguments.flows if is_quick else min(arguments.flows, arguments.peer_most)
             added = _fill(each, flows)
             shared = {"store": kind, "flows": flows}

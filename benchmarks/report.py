@@ -25,7 +25,7 @@ Line = dict[str, Any]
 _SIZES = ("tasks", "waits", "parked", "due", "workers", "conductors", "flows")
 #: Sizes that say how long was measured, and not what.
 _EFFORTS = ("flows",)
-_PEERS = ("taskflow", "langgraph", "dbos")
+_PEERS = ("lazy_engine_kept", "taskflow", "langgraph", "dbos")
 _TITLES = {
     "task": "Tasks",
     "park": "Park and wake",
@@ -189,9 +189,9 @@ def _circumstances(lines: Sequence[Line]) -> str:
         out += (
             f"{last['cores']} cores ({last['cpu']}), {last['memory_gib']} GiB, {last['system']}, "
             f"Python {last['python']}, {machines[0]['at']} to {last['at']}. A write of 4 KiB was on "
-            f"disk after {syncs[0]:.2g} to {syncs[-1]:.2g} ms. Other work ran on the same cores: "
-            f"the load was {loads[0]:.2g} to {loads[-1]:.2g} when the runs began. Servers were on "
-            "the same machine.\n\n"
+            f"disk after {syncs[0]:.2g} to {syncs[-1]:.2g} ms. The load was {loads[0]:.2g} to "
+            f"{loads[-1]:.2g} when the runs began; that much other work shared the cores. Servers "
+            "were on the same machine.\n\n"
         )
     listed = [[who, store, how, versions] for (who, store, how), versions in sorted(rows.items())]
     return out + table(["Subject", "Store", "A commit", "Versions"], listed)
@@ -228,6 +228,10 @@ _PLOTS = (
 )
 
 
+#: Figures that lie further apart than this are drawn on a logarithmic axis; all others from 0.
+_FAR = 20
+
+
 def draw(lines: Sequence[Line], into: pathlib.Path) -> list[str]:
     """Draw what there is to draw; return the names of the files."""
     import matplotlib
@@ -251,7 +255,8 @@ def draw(lines: Sequence[Line], into: pathlib.Path) -> list[str]:
         axes.set_ylabel(beside)
         if size != "conductors":
             axes.set_xscale("log")
-        if benchmark == "task":
+        figures = [figure for points in curves.values() for _, figure in points]
+        if max(figures) > _FAR * min(figures):
             axes.set_yscale("log")
         else:
             axes.set_ylim(bottom=0)

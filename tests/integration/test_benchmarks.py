@@ -71,14 +71,14 @@ def test_benchmark_of_tasks_prints_a_line_for_each_workload_of_each_subject() ->
 
 
 def test_benchmark_of_parking_prints_a_line_for_each_workload_of_each_subject() -> None:
-    lines = _lines("park.py", "--flows", "2", "--rounds", "1", "--workers", "1,2", *_HOME)
-    assert [(line["subject"], line["workload"]) for line in lines[:6]] == [
-        (subject, workload)
-        for subject in ("lazy_engine", "taskflow")
-        for workload in ("park", "finish", "alone")
+    subjects = ("lazy_engine", "lazy_engine_kept", "taskflow")
+    arguments = ("--flows", "2", "--rounds", "1", "--workers", "1,2", "--subjects")
+    lines = _lines("park.py", *arguments, ",".join(subjects))
+    assert [(line["subject"], line["workload"]) for line in lines[:9]] == [
+        (subject, workload) for subject in subjects for workload in ("park", "finish", "alone")
     ]
-    assert all(line["median"] > 0 and line["statements"] > 0 for line in lines[:6])
-    assert [(line["workers"], line["workload"]) for line in lines[6:]] == [
+    assert all(line["median"] > 0 and line["statements"] > 0 for line in lines[:9])
+    assert [(line["workers"], line["workload"]) for line in lines[9:]] == [
         (workers, workload) for workers in (1, 2) for workload in ("park", "finish")
     ]
 
