@@ -18,6 +18,7 @@ from taskflow.persistence import models
 from lazy_engine import (
     doorbell,
     errors,
+    host,
     outcome,
     report,
     rules,
@@ -110,7 +111,9 @@ class Client(Delivery, Inspection):
         )
         if self._board is None and is_new:
             atoms = len(flow) if isinstance(flow, taskflow_flow.Flow) else 1
-            self._made.put(record.flow_uuid, flow, atoms)
+            # Whoever takes the lease reads the details anew if this is not so any more.
+            host.note_known(named, (record.epoch, record.commit_number))
+            self._made.put(record.flow_uuid, (flow, named), atoms)
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.
@@ -164,11 +167,16 @@ class Client(Delivery, Inspection):
                 return self._run_engine(engine, keeps=True, ends_suspension=ends_suspension)
             except Outdated:
                 LOG.debug("flow %s is loaded anew: it was run elsewhere", flow_uuid)
-        detail = self._readable_detail(flow_uuid)
+        keeps = flow is None
+        made = self._made.take(flow_uuid) if flow is None else None
+        if made is not None:
+            flow, detail = made
+        else:
+            detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)
-        return self._run_engine(engine, keeps=flow is None, ends_suspension=ends_suspension)
+        return self._run_engine(engine, keeps=keeps, ends_suspension=ends_suspension)
 
     def _run_engine(self, engine: Any, *, keeps: bool, ends_suspension: bool) -> str:
         flow_uuid = str(engine.storage.flow_uuid)
@@ -204,9 +212,7 @@ class Client(Delivery, Inspection):
     def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
         options = {"engine": "lazy", "busy_wait_seconds": 0}
         if flow is None:
-            flow = self._made.take(detail.uuid)
-            if flow is None:
-                flow = factory_module.make_stored(detail, self._ledger)
+            flow = factory_module.make_stored(detail, self._ledger)
         store = (detail.meta or {}).get("store")
         return taskflow.engines.load(
             flow, flow_detail=detail, backend=self.backend, store=store, **options

@@ -425,3 +425,23 @@ def test_client_ends_a_suspension_with_a_kept_engine(any_store: Any) -> None:
     client.complete(client.token(flow_uuid, "ask 0"), 1)
     assert client.run_on(flow_uuid) == "SUSPENDED"
     assert client.resume(flow_uuid) == "SUCCESS"
+
+
+def test_client_reads_a_flow_anew_that_somebody_ran_after_it_was_submitted(any_store: Any) -> None:
+    client, other = Client(any_store, keep_engines=8), Client(any_store)
+    flow_uuid = client.submit(asks, [1])
+    assert other.resume(flow_uuid) == "DELAYED"
+    other.complete(other.token(flow_uuid, "ask 0"), 11)
+    assert client.resume(flow_uuid) == "SUCCESS"
+    assert client.flow(flow_uuid).results["sum"] == 11
+
+
+def test_client_says_that_a_flow_is_gone_that_it_submitted(any_store: Any) -> None:
+    client, other = Client(any_store, keep_engines=8), Client(any_store)
+    flow_uuid = client.submit(collects)
+    other.cancel(flow_uuid, "enough")
+    other.resume(flow_uuid)
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    assert other.purge(finished_before_at=later) == 1
+    with pytest.raises(errors.UnknownFlow):
+        client.resume(flow_uuid)
