@@ -185,7 +185,7 @@ class Ownership:
             self._storage.settle()
             self._wish_noted = done.pulse.wish
             if done.has_ended:
-                self._storage.known = (self._lease.epoch, self._lease.commit_number)
+                self._storage.known = self._lease.version
                 self.has_ended = True
                 self.is_final = ending is not None and ending.is_final
                 self._end_state = None if ending is None else ending.state
