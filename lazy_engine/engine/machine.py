@@ -460,7 +460,12 @@ class Machine:
 
     def _take_in(self, arrivals: Iterable[r.DelayRecord]) -> None:
         known = {record.key for record in self.memory.inbox}
-        self.memory.inbox.extend(record for record in arrivals if record.key not in known)
+        self.memory.inbox.extend(
+            record
+            for record in arrivals
+            # The store has those still that were absorbed and not committed yet.
+            if record.key not in known and not self._storage.has_absorbed(record.key)
+        )
 
     def _lingers(self) -> bool:
         """Whether to stay awake a little for quick answers."""

@@ -78,6 +78,7 @@ class Ownership:
         self._suspend = suspend
         self._write_lock = threading.Lock()
         self._is_lost = threading.Event()
+        self._has_flushed_news = False
         self._wish_noted: str | None = lease.pulse.wish
         self.probing = probing
         self.taken_at = taken_at
@@ -159,10 +160,13 @@ class Ownership:
             if changes is None:
                 return
             try:
-                self._storage.ledger.commit(self._lease, changes)
+                done = self._storage.ledger.commit(self._lease, changes)
             except BaseException:
                 self._storage.keep_marks(changes)
                 raise
+            if done.arrivals:
+                # The lease knows of them from now on, so no look would find them new.
+                self._has_flushed_news = True
 
     # -- for the machine --------------------------------------------------
 
@@ -185,7 +189,7 @@ class Ownership:
             self._storage.settle()
             self._wish_noted = done.pulse.wish
             if done.has_ended:
-                self._storage.known = (self._lease.epoch, self._lease.commit_number)
+                self._storage.known = self._lease.version
                 self.has_ended = True
                 self.is_final = ending is not None and ending.is_final
                 self._end_state = None if ending is None else ending.state
@@ -202,7 +206,8 @@ class Ownership:
         has_news = pulse.arrival_number != self._lease.pulse.arrival_number
         self._lease.pulse = pulse
         self._wish_noted = pulse.wish
-        return has_news
+        has_flushed_news, self._has_flushed_news = self._has_flushed_news, False
+        return has_news or has_flushed_news
 
     def check(self) -> None:
         """Act on what the keeper noted.

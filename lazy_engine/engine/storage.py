@@ -275,6 +275,10 @@ class LazyStorage(ArgumentStorage):
         self._absorbed[key] = record
         self._must_write = True
 
+    def has_absorbed(self, key: token.DelayKey) -> bool:
+        """Whether a delay's outcome is handed to its task with the next commit."""
+        return key in self._absorbed
+
     @property
     def absorbed(self) -> list[r.DelayRecord]:
         """The delays whose outcomes are handed to their tasks with the next commit."""

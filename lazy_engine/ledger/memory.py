@@ -100,7 +100,7 @@ class MemoryLedger(MemoryListing):
                 changed_at=now,
             )
             detail = None
-            if before is not None and request.known != (before.epoch, before.commit_number):
+            if before is not None and request.known != before.version:
                 detail = self._require_detail(request.flow_uuid)
             record, fired = self._fire(record, now)
             self._flows[request.flow_uuid] = record
@@ -111,6 +111,7 @@ class MemoryLedger(MemoryListing):
                     owner=request.owner,
                     epoch=record.epoch,
                     commit_number=record.commit_number,
+                    created_at=record.created_at,
                     seconds=request.seconds,
                     key_id=record.key_id,
                     pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),

@@ -62,8 +62,8 @@ class TakeRequest:
 
     :ivar seconds: length of the lease.
     :ivar newcomer: makes the flow's first record, if it has none.
-    :ivar known: epoch and commit number after the asker's own last run of the
-        flow; if they still hold, nobody ran it since and nothing is read anew.
+    :ivar known: the flow's version after the asker's own last run of it; if it
+        still holds, nobody ran it since and nothing is read anew.
     :ivar may_rerun: take it even though the flow has ended.
     :ivar resumes: take it even though the flow is suspended, and end that.
     :ivar is_dead: says whether an owner is known to have died.
@@ -74,7 +74,7 @@ class TakeRequest:
     owner: str
     seconds: float
     newcomer: r.Newcomer
-    known: tuple[int, int] | None
+    known: r.Version | None
     may_rerun: bool
     resumes: bool
     is_dead: Callable[[str], bool]
@@ -90,7 +90,7 @@ class TakeRequest:
         if record is not None:
             # After a lost connection it may have been granted already, and is asked again.
             is_granted = record.owner == self.owner
-            if is_granted or self.known == (record.epoch, record.commit_number):
+            if is_granted or self.known == record.version:
                 return
         raise Outdated(f"flow {self.flow_uuid} is not as it was at {self.known}")
 

@@ -212,7 +212,7 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
             row = self._row(connection, flow_uuid)
             detail = self._details.read(connection, flow_uuid)
             if row is not None and detail is not None:
-                host.note_known(detail, (row[0].epoch, row[0].commit_number))
+                host.note_known(detail, row[0].version)
             return detail
 
         return self._transactor.read(work)

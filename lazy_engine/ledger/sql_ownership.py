@@ -17,8 +17,9 @@ from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
 from lazy_engine.ledger.sql_statement import open_value
 
-#: Columns that say which run of a flow last wrote it, and what.
-_VERSION: Final = ("epoch", "commit_number")
+#: Columns that say which run of a flow last wrote it, and what; and of which flow, for
+#: one that was purged may have been submitted again by the same uuid.
+_VERSION: Final = ("created_at", "epoch", "commit_number")
 
 
 class MustAbsorbFirst(Exception):
@@ -128,7 +129,7 @@ class SqlOwnership(SqlBook):
         self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord, now: int
     ) -> r.Taken:
         detail = None
-        if request.known != (record.epoch - 1, record.commit_number):
+        if request.known != (record.created_at, record.epoch - 1, record.commit_number):
             detail = self._details.read(connection, request.flow_uuid)
             if detail is None:
                 raise errors.UnknownFlow(
@@ -385,7 +386,8 @@ def _insisted(request: TakeRequest) -> Mapping[str, int]:
     if not request.is_insistent:
         return {}
     return {
-        f"known_{name}": at for name, at in zip(_VERSION, request.known or (-1, -1), strict=True)
+        f"known_{name}": at
+        for name, at in zip(_VERSION, request.known or (-1, -1, -1), strict=True)
     }
 
 
@@ -398,6 +400,7 @@ def _lease(
         owner=request.owner,
         epoch=record.epoch,
         commit_number=record.commit_number,
+        created_at=record.created_at,
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),

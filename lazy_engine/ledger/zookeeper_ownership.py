@@ -123,7 +123,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         self._load(request.flow_uuid)  # carries out what was left undone
         self._redo.drop_strays(request.flow_uuid)
         detail = None
-        if request.known != (before.record.epoch, before.record.commit_number):
+        if request.known != before.record.version:
             detail = self._details.read(request.flow_uuid)
             if detail is None:
                 raise _no_details(request.flow_uuid)
@@ -334,6 +334,7 @@ def _lease(request: TakeRequest, flow: FlowNode) -> r.Lease:
         owner=request.owner,
         epoch=record.epoch,
         commit_number=record.commit_number,
+        created_at=record.created_at,
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),

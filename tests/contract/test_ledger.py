@@ -85,19 +85,19 @@ def test_take_reads_the_details_anew(flow: Flow) -> None:
 
 def test_known_engine_reads_nothing_if_nobody_ran_the_flow_since(flow: Flow) -> None:
     parked = flow.park()
-    taken = flow.take(known=(parked.epoch, parked.commit_number))
+    taken = flow.take(known=parked.version)
     assert taken.detail is None
 
 
 def test_known_engine_reads_anew_after_another_owner(flow: Flow) -> None:
     parked = flow.park()
     flow.ledger.release(flow.take().lease)
-    assert flow.take(known=(parked.epoch, parked.commit_number)).detail is not None
+    assert flow.take(known=parked.version).detail is not None
 
 
 def test_known_engine_reads_anew_after_another_commit(flow: Flow) -> None:
     lease = flow.take().lease
-    known = (lease.epoch, lease.commit_number)
+    known = lease.version
     flow.begin(lease)
     flow.ledger.release(lease)
     assert flow.take(known=known).detail is not None
@@ -106,7 +106,7 @@ def test_known_engine_reads_anew_after_another_commit(flow: Flow) -> None:
 def test_known_engine_still_gets_the_arrivals(flow: Flow) -> None:
     parked = flow.park()
     flow.deliver("came while parked")
-    taken = flow.take(known=(parked.epoch, parked.commit_number))
+    taken = flow.take(known=parked.version)
     assert taken.detail is None
     assert [flow.ledger.decode(d.outcome) for d in taken.arrivals] == ["came while parked"]
 
@@ -114,17 +114,17 @@ def test_known_engine_still_gets_the_arrivals(flow: Flow) -> None:
 def test_insistent_take_is_granted_if_nobody_ran_the_flow_since(flow: Flow) -> None:
     parked = flow.park()
     flow.deliver("came while parked")
-    taken = flow.take(known=(parked.epoch, parked.commit_number), is_insistent=True)
+    taken = flow.take(known=parked.version, is_insistent=True)
     assert taken.detail is None
     assert len(taken.arrivals) == 1
 
 
 def test_insistent_take_leaves_a_changed_flow_alone(flow: Flow, store: Store) -> None:
     parked = flow.park()
-    known = (parked.epoch, parked.commit_number)
+    known = parked.version
     flow.ledger.release(flow.take().lease)
     before = flow.snapshot()
-    for changed in (known, (known[0], known[1] + 1), None):
+    for changed in (known, (*known[:2], known[2] + 1), (known[0] + 1, *known[1:]), None):
         with pytest.raises(protocol.Outdated):
             flow.take(known=changed, is_insistent=True)
     assert flow.snapshot() == before
@@ -137,19 +137,19 @@ def test_insistent_take_of_a_flow_whose_task_made_progress_is_outdated(flow: Flo
     parked = flow.park()
     flow.ledger.heartbeat(flow.key(), progress=0.5, details_text=None)
     with pytest.raises(protocol.Outdated):
-        flow.take(known=(parked.epoch, parked.commit_number), is_insistent=True)
+        flow.take(known=parked.version, is_insistent=True)
 
 
 def test_insistent_take_is_refused_for_the_same_reasons_as_any_other(flow: Flow) -> None:
     parked = flow.park()
-    known = (parked.epoch, parked.commit_number)
+    known = parked.version
     flow.other.set_wish(flow.uuid, r.WISH_SUSPEND, "holiday")
     assert flow.refused(known=known, is_insistent=True).reason == "suspended"
 
 
 def test_insistent_take_whose_answer_was_lost_is_granted_to_who_asks_again(flow: Flow) -> None:
     parked = flow.park()
-    known = (parked.epoch, parked.commit_number)
+    known = parked.version
     flow.take(known=known, is_insistent=True, owner="me")
     again = flow.take(known=known, is_insistent=True, owner="me")
     assert again.detail is not None

@@ -357,7 +357,7 @@ def test_heartbeat_with_progress_fences_no_owner(flow: Flow) -> None:
 def test_whoever_parked_the_flow_reads_new_progress(flow: Flow) -> None:
     parked = flow.park()
     beat(flow, progress=0.5)
-    taken = flow.take(known=(parked.epoch, parked.commit_number))
+    taken = flow.take(known=parked.version)
     assert taken.detail is not None
     assert taken.detail.find(flow.task.uuid).meta["progress"] == 0.5
 

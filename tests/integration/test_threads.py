@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
+from unittest import mock
 
 import pytest
 import taskflow.engines
@@ -16,6 +17,7 @@ from taskflow.patterns import linear_flow, unordered_flow
 from taskflow.persistence import backends
 
 from lazy_engine import Client, Delay, Disposition
+from lazy_engine.engine.ownership import Ownership
 from lazy_engine.errors import DelayFailed
 from lazy_engine.outcome import Result
 from tests.waiting import wait_until
@@ -87,10 +89,10 @@ class Run:
     """An engine at work in a thread of its own."""
 
     def __init__(self, flow: Any, client: Client, **options: Any) -> None:
-        self._engine = taskflow.engines.load(
+        self.engine = taskflow.engines.load(
             flow, backend=client.backend, engine="lazy", executor="threads", **options
         )
-        self.flow_uuid: str = self._engine.storage.flow_uuid
+        self.flow_uuid: str = self.engine.storage.flow_uuid
         self.states: list[str] = []
         self._future: futures.Future[str] = futures.Future()
         self._thread = threading.Thread(target=self._run, name="engine of the test")
@@ -98,7 +100,7 @@ class Run:
 
     def _run(self) -> None:
         try:
-            self.states.extend(self._engine.run_iter())
+            self.states.extend(self.engine.run_iter())
         except BaseException as error:
             self._future.set_exception(error)
         else:
@@ -156,6 +158,32 @@ def test_outcomes_are_absorbed_while_slow_tasks_are_at_work(client: Client, gate
     assert run.end() == "SUCCESS"
     assert "DELAYED" not in run.states
     assert used == ["B", "A", "C"]
+
+
+def test_outcome_is_absorbed_though_the_keeper_s_commit_came_before_the_next_look(
+    client: Client, gate: Gate
+) -> None:
+    """What is written for a task at work tells of the outcome first; whoever looks next must still see it."""
+    used: list[Any] = []
+    flow = unordered_flow.Flow("flow").add(ask_and_use("a", used.append), Slow("slow", gate))
+    run = Run(flow, client, max_workers=2)
+    gate.wait_for_tasks(1)
+    wait_until(lambda: open_delays(client, run) == ["a"])
+    look, flushed = Ownership.look, []
+
+    def deliver_flush_look(owned: Ownership) -> bool:
+        if not flushed:
+            flushed.append(True)
+            client.complete(client.token(run.flow_uuid, "a"), "A")
+            run.engine.storage.set_task_progress("slow", 0.5)
+            owned._flush_marks()
+        return look(owned)
+
+    with mock.patch.object(Ownership, "look", deliver_flush_look):
+        wait_until(lambda: used == ["A"])
+    assert run.is_running()
+    gate.open.set()
+    assert run.end() == "SUCCESS"
 
 
 def test_outcomes_delivered_together_are_used_in_parallel(client: Client, gate: Gate) -> None:

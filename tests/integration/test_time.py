@@ -417,6 +417,40 @@ def test_other_tasks_run_while_a_probe_does(timed: Timed) -> None:
     assert timed.client.flow(timed.flow_uuid).results["poll"] == "looked up"
 
 
+def test_answer_that_is_not_committed_yet_is_used_once_though_a_probe_finds_something(
+    timed: Timed,
+) -> None:
+    """Whoever reads what a probe found reads that answer again; it is not one of the retry's next attempt."""
+
+    class BreakOnce(Say):
+        def execute(self) -> Any:
+            if "broke" not in self._log:
+                self._log.append("broke")
+                raise ValueError("broken")
+
+    def make() -> Any:
+        tried = linear_flow.Flow("tried", retry=retry.Times(2))
+        tried.add(Ask("ask", timed.log), BreakOnce("break", timed.log))
+        return unordered_flow.Flow("f").add(tried, Poll("poll", timed.log, ["ready"]))
+
+    timed.start(make, store={"image": "debian"})
+    timed.pass_seconds(61)
+    timed.client.complete(timed.token("ask"), "for the first attempt")
+    engine = taskflow.engines.load(
+        make(),
+        flow_detail=timed.ledger.detail(timed.flow_uuid),
+        engine="lazy",
+        backend=timed.client.backend,
+        store={"image": "debian"},
+    )
+    assert engine.run() == DELAYED
+    assert timed.log[-1] == "ask ask 2"
+    assert timed.client.flow(timed.flow_uuid).results == {"poll": "ready"}
+    timed.client.complete(timed.token("ask"), "for the second one")
+    assert timed.resume() == states.SUCCESS
+    assert timed.client.flow(timed.flow_uuid).results["ask"] == "for the second one"
+
+
 def test_answer_that_comes_while_a_probe_runs_is_taken(timed: Timed) -> None:
     inside, gate = threading.Event(), threading.Event()
 

@@ -409,6 +409,24 @@ def test_client_loads_a_flow_anew_that_somebody_else_ran(any_store: Any) -> None
     assert client.flow(flow_uuid).results["sum"] == 111
 
 
+def test_client_loads_a_flow_anew_that_was_purged_and_submitted_again_by_its_uuid(
+    any_store: Any,
+) -> None:
+    """The new flow is as far as the old one was: the same epoch, the same commit number."""
+    client, other = Client(any_store, keep_engines=8), Client(any_store)
+    flow_uuid = client.submit(asks, [1])
+    assert client.resume(flow_uuid) == "DELAYED"
+    other.complete(other.token(flow_uuid, "ask 0"), 1)
+    assert other.resume(flow_uuid) == "SUCCESS"
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    assert other.purge(finished_before_at=tomorrow) == 1
+    other.submit(asks, [1], flow_uuid=flow_uuid)
+    assert other.resume(flow_uuid) == "DELAYED"
+    other.complete(other.token(flow_uuid, "ask 0"), 2)
+    assert client.resume(flow_uuid) == "SUCCESS"
+    assert client.flow(flow_uuid).results["sum"] == 2
+
+
 def test_client_keeps_nothing_unless_told_to(any_store: Any) -> None:
     client = Client(any_store)
     flow_uuid = client.submit(asks, [1])

@@ -23,7 +23,7 @@ from lazy_engine.ledger.record.delay import (
     CLOSED_RETRIED,
     DelayRecord,
 )
-from lazy_engine.ledger.record.flow import FORMAT, WISH_CANCEL, WISH_SUSPEND, FlowRecord
+from lazy_engine.ledger.record.flow import FORMAT, WISH_CANCEL, WISH_SUSPEND, FlowRecord, Version
 from lazy_engine.ledger.record.ownership import (
     ATOM_COLUMNS,
     AtomChange,
@@ -88,6 +88,7 @@ __all__ = [
     "Taken",
     "Tally",
     "Tended",
+    "Version",
     "Woken",
     "place_of",
     "place_of_flow",

@@ -10,6 +10,10 @@ from typing import Any, Final
 #: Version of everything in these records as stored.
 FORMAT: Final = 1
 
+#: When a flow's record was made, its epoch and its commit number: two equal ones mean
+#: that nobody has run the flow in between, nor purged it and submitted another by its uuid.
+Version = tuple[int, int, int]
+
 #: A wish is what somebody outside asks of whoever owns the flow.
 WISH_SUSPEND: Final = "suspend"
 #: Stays until the flow has ended, and after that says why it did.
@@ -64,3 +68,8 @@ class FlowRecord:
     created_at: int = 0
     changed_at: int = 0
     ended_at: int | None = None
+
+    @property
+    def version(self) -> Version:
+        """The version of the flow's details."""
+        return (self.created_at, self.epoch, self.commit_number)

@@ -11,7 +11,7 @@ from taskflow.persistence import models
 
 from lazy_engine import terms
 from lazy_engine.ledger.record.delay import CLOSED_CANCELLED, DelayRecord
-from lazy_engine.ledger.record.flow import FlowRecord
+from lazy_engine.ledger.record.flow import FlowRecord, Version
 from lazy_engine.terms import NO_TERMS, Terms
 from lazy_engine.token import DelayKey
 
@@ -188,6 +188,7 @@ class Lease:
 
     Belongs to the engine that took it; ``commit_number`` and ``pulse`` move.
 
+    :ivar created_at: when the flow's record was made.
     :ivar seconds: length of the lease.
     :ivar is_unsure: whether the last commit may have been carried out although it failed.
     :ivar unabsorbed: the outcomes that were there to absorb, early ones too, when the
@@ -198,12 +199,18 @@ class Lease:
     owner: str
     epoch: int
     commit_number: int
+    created_at: int
     seconds: float
     key_id: str
     pulse: Pulse
     is_unsure: bool = False
     unabsorbed: frozenset[DelayKey] = frozenset()
     unabsorbed_at: int | None = None
+
+    @property
+    def version(self) -> Version:
+        """The version of the flow's details after the last commit."""
+        return (self.created_at, self.epoch, self.commit_number)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
