@@ -112,7 +112,7 @@ class Client(Delivery, Inspection):
         if self._board is None and is_new:
             atoms = len(flow) if isinstance(flow, taskflow_flow.Flow) else 1
             # Whoever takes the lease reads the details anew if this is not so any more.
-            host.note_known(named, (record.epoch, record.commit_number))
+            host.note_known(named, record.version)
             self._made.put(record.flow_uuid, (flow, named), atoms)
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
