@@ -167,12 +167,16 @@ class Client(Delivery, Inspection):
                 return self._run_engine(engine, keeps=True, ends_suspension=ends_suspension)
             except Outdated:
                 LOG.debug("flow %s is loaded anew: it was run elsewhere", flow_uuid)
-        keeps = flow is None
         made = self._made.take(flow_uuid) if flow is None else None
         if made is not None:
-            flow, detail = made
-        else:
-            detail = self._readable_detail(flow_uuid)
+            engine = self._load(made[1], made[0])
+            engine.insist()
+            try:
+                return self._run_engine(engine, keeps=True, ends_suspension=ends_suspension)
+            except Outdated:
+                LOG.debug("flow %s is made anew: it was run or submitted elsewhere", flow_uuid)
+        keeps = flow is None
+        detail = self._readable_detail(flow_uuid)
         if detail is None:
             raise view.unknown_flow(flow_uuid)
         engine = self._load(detail, flow)

@@ -23,6 +23,7 @@ found them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -92,6 +93,8 @@ class Hearing:
         self._posted_at = 0.0
         self._noted_at = 0.0
         self._look_at: float | None = None
+        self._asked = 0
+        self._taken_in = 0
         self._alarm: threading.Timer | None = None
         self._alarm_at = float("inf")
 
@@ -210,9 +213,8 @@ class Hearing:
         with self._lock:
             self._look_at = None
             self._noted_at = 0.0
-        self._client.get_children_async(self._board.path, watch=self._on_change).rawlink(
-            self._on_children
-        )
+        number, answer = self._ask()
+        answer.rawlink(functools.partial(self._on_children, number))
 
     def look_and_wait(self) -> None:
         """As :meth:`look`, and take in the contents of what is new before returning.
@@ -222,23 +224,31 @@ class Hearing:
         with self._lock:
             self._look_at = None
         try:
-            children = self._client.get_children(self._board.path, watch=self._on_change)
+            number, answer = self._ask()
+            children = answer.get()
         except kazoo_exceptions.NoNodeError:
             children = []
         except (kazoo_exceptions.KazooException, self._client.handler.timeout_exception) as error:
             raise taskflow_exceptions.JobFailure("the job board cannot be read", error) from error
-        self._take_in(children, delayed=False)
+        self._take_in(number, children, delayed=False)
 
-    def _on_children(self, answer: Any) -> None:
+    def _ask(self) -> tuple[int, Any]:
+        """Ask for all jobs; return the question's number, in the order of the answers, and its answer."""
+        with self._lock:
+            self._asked += 1
+            answer = self._client.get_children_async(self._board.path, watch=self._on_change)
+            return self._asked, answer
+
+    def _on_children(self, number: int, answer: Any) -> None:
         try:
             children = answer.get()
         except Exception:
             # The connection is lost; its return is the next occasion to look.
             LOG.debug("job board '%s' could not be looked at", self._board.name, exc_info=True)
             return
-        self._take_in(children, delayed=True)
+        self._take_in(number, children, delayed=True)
 
-    def _take_in(self, children: Iterable[str], *, delayed: bool) -> None:
+    def _take_in(self, number: int, children: Iterable[str], *, delayed: bool) -> None:
         now = time.monotonic()
         postfix, prefix = self._board.LOCK_POSTFIX, self._board.JOB_PREFIX
         of_jobs = [name for name in children if name.startswith(prefix)]
@@ -247,6 +257,11 @@ class Hearing:
         )
         there = frozenset(name for name in of_jobs if not name.endswith(postfix))
         with self._lock:
+            if number < self._taken_in:
+                # Whoever waited for it was overtaken by kazoo's thread with a later answer,
+                # after which the server tells of no change that had come before.
+                return
+            self._taken_in = number
             freed = (self._claimed - claimed) & there
             self._there, self._claimed = there, claimed
             # What could not be read when its turn came is read now.

@@ -70,6 +70,7 @@ class LazyEngine(host.HostEngine):
         self._reset_asked = False
         self._resumes = False
         self._insists = False
+        self._is_validated = False
         self._ownership: Ownership | None = None
 
     # -- parts ------------------------------------------------------------
@@ -120,10 +121,11 @@ class LazyEngine(host.HostEngine):
             a factory and is not over; it is recorded. For flows without one,
             TaskFlow's own errors are raised.
         """
-        if self._insists:
+        if self._insists and self._is_validated:
             return  # nothing has changed since it was last asked, or it is not run at all
         with self._explained("has code that cannot be run"):
             super().validate()
+        self._is_validated = True
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -312,7 +314,7 @@ class LazyEngine(host.HostEngine):
         self._resumes = True
 
     def insist(self) -> None:
-        """Let the next run be one of a flow that nobody has run since this engine parked it.
+        """Let the next run be one of a flow that nobody has run since this engine parked it, or since it was submitted.
 
         That run raises ``lazy_engine.ledger.protocol.Outdated``, and takes and
         writes nothing, if somebody has.

@@ -427,6 +427,18 @@ def test_client_loads_a_flow_anew_that_was_purged_and_submitted_again_by_its_uui
     assert client.flow(flow_uuid).results["sum"] == 2
 
 
+def test_client_makes_a_flow_anew_that_was_purged_and_submitted_again_with_other_arguments(
+    any_store: Any,
+) -> None:
+    client, other = Client(any_store, keep_engines=8), Client(any_store)
+    flow_uuid = client.submit(asks, [0])
+    assert other.resume(flow_uuid) == "SUCCESS"
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    assert other.purge(finished_before_at=tomorrow) == 1
+    other.submit(asks, [1], flow_uuid=flow_uuid)
+    assert client.resume(flow_uuid) == "DELAYED"
+
+
 def test_client_keeps_nothing_unless_told_to(any_store: Any) -> None:
     client = Client(any_store)
     flow_uuid = client.submit(asks, [1])
