@@ -76,6 +76,8 @@ class LazyStorage(ArgumentStorage):
         }
 
     def _clear(self) -> None:
+        #: How many delays are open in the store.
+        self._stored_open = len(self.delayed_tasks())
         self._flow_is_dirty = False
         self._new: dict[str, None] = {}  # in order of appearance
         self._dirty: dict[str, set[str]] = collections.defaultdict(set)
@@ -399,7 +401,7 @@ class LazyStorage(ArgumentStorage):
             later, self._later = self._later, {}
             changes = r.Changes(
                 flow=self.flow_detail.copy(retain_contents=False),
-                open_delays=len(self.delayed_tasks()) - len(self._opened),
+                open_delays=self._stored_open - len(later),
                 atoms=[
                     *later.values(),
                     *(
@@ -411,12 +413,14 @@ class LazyStorage(ArgumentStorage):
             )
             for uuid in marks:
                 del self._dirty[uuid]
+            self._stored_open -= len(later)
             return changes
 
     def keep_marks(self, changes: r.Changes) -> None:
         """Buffer marks again whose writing failed."""
         with self.lock.write_lock():
             absorbed = {key.atom_uuid: key for key in changes.absorbed}
+            self._stored_open += len(absorbed)
             for change in changes.atoms:
                 if key := absorbed.get(change.detail.uuid):
                     self._later[key] = change
@@ -446,8 +450,8 @@ class LazyStorage(ArgumentStorage):
     def start_over(self, fresh: models.FlowDetail) -> None:
         """Throw the buffer away and go by the details as stored."""
         self.replace_details(fresh, is_cancelled)
-        self._clear()
         self._find_waits()
+        self._clear()
         self.on_structure()
 
     def inject_again(self) -> None:

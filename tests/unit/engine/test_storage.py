@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import taskflow.engines
 from taskflow import states, task
-from taskflow.patterns import linear_flow
+from taskflow.patterns import linear_flow, unordered_flow
 
 from lazy_engine import DELAYED, Client, Delay
 from lazy_engine.engine import ownership
@@ -95,3 +95,23 @@ def test_result_is_stored_as_absorbed_before_what_saw_it_is_stored_as_begun(
         assert (first["ask"], first["look"]) == (DELAYED, states.PENDING)
     assert (second["ask"], second["look"]) == (states.SUCCESS, states.SUCCESS)
     assert set(stored_states().values()) == {states.SUCCESS}
+
+
+def test_marks_are_written_with_the_delays_that_are_open_in_the_store() -> None:
+    """Not with those that are open in memory: what was opened or called off since is written later."""
+    flow = unordered_flow.Flow("flow").add(Ask("ask", provides="a"), Nothing("task"))
+    engine = taskflow.engines.load(flow, engine="lazy")
+    assert engine.run() == DELAYED
+    storage = engine.storage
+
+    def marks() -> r.Changes:
+        storage.set_task_progress("task", 0.5 + len(storage.delayed_tasks()) / 10)
+        storage.set_atom_state("task", states.RUNNING)
+        found = storage.begun_marks()
+        assert found is not None
+        return found
+
+    assert marks().open_delays == 1
+    storage.call_off("ask")
+    assert storage.delayed_tasks() == []
+    assert marks().open_delays == 1
