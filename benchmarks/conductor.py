@@ -43,6 +43,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from harness import line
 from taskflow import engines, task
 from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
@@ -214,8 +215,8 @@ class Site:
         return [1e3 * (results[f"note {n}"] - at) for n, at in answered_at.items()]
 
 
-def say(workload: str, subject: str, **figures: Any) -> None:
-    print(json.dumps({"workload": workload, "subject": subject, **figures}), flush=True)
+def say(workload: str, subject: str, unit: str, **figures: Any) -> None:
+    line.emit("conductor", store="sqlite", workload=workload, subject=subject, unit=unit, **figures)
 
 
 def _p99(took: list[float]) -> float:
@@ -235,7 +236,7 @@ def measure_alone(hosts: str) -> None:
             site.wait_consumed(1)
             took = site.wake_all(flow_uuid, count)[5:] or [0.0]
             figures = {"median": round(statistics.median(took), 2), "p99": round(_p99(took), 2)}
-            say("alone", subject, wakes=count, **figures)
+            say("alone", subject, "ms", tasks=2 * (count + 5), wakes=count, **figures)
 
 
 def measure_requests(hosts: str) -> None:
@@ -252,7 +253,7 @@ def measure_requests(hosts: str) -> None:
             before = site.asked()
             site.wake_all(flow_uuid, count)
             figure = round((site.asked() - before) / count, 2)
-            say("requests", f"{conducting} conductors", wakes=count, requests=figure)
+            say("requests", f"{conducting} conductors", "a wake", wakes=count, median=figure)
 
 
 def _post_two_tasks(site: Site, count: int) -> None:
@@ -285,8 +286,8 @@ def measure_jobs(hosts: str) -> None:
                 found.append((count - done) / (time.monotonic() - began))
     medians = {kind: statistics.median(found) for kind, found in rates.items()}
     for kind, median in medians.items():
-        say("jobs", kind, jobs=count, per_second=round(median, 1))
-    say("jobs", "ratio", ratio=round(medians["lazy"] / medians["blocking"], 1))
+        say("jobs", kind, "jobs/s", jobs=count, median=round(median, 1))
+    say("jobs", "lazy / blocking", "times", median=round(medians["lazy"] / medians["blocking"], 1))
 
 
 def measure_large(hosts: str) -> None:
@@ -302,10 +303,10 @@ def measure_large(hosts: str) -> None:
             took = site.wake_all(flow_uuid, wakes, first=1)
             cpu = round((site.conductors[0].ask()["cpu_ms"] - before) / wakes, 2)
             median = round(statistics.median(took), 2)
-            say("large", subject, tasks=size, median=median, cpu=cpu)
+            say("large", subject, "ms", tasks=size, median=median, cpu=cpu)
     began = time.process_time()
     asks(wakes + 1, size)
-    say("large", "factory", tasks=size, median=round(1e3 * (time.process_time() - began), 2))
+    say("large", "factory", "ms", tasks=size, median=round(1e3 * (time.process_time() - began), 2))
 
 
 def measure_memory(hosts: str) -> None:
@@ -325,7 +326,7 @@ def measure_memory(hosts: str) -> None:
         later = sizes[len(sizes) // 2 :]
         (slope, _) = statistics.linear_regression(*zip(*later, strict=True))
         slopes = {"slope": round(1e3 * slope, 1), "first_kb": sizes[0][1], "last_kb": sizes[-1][1]}
-        say("memory", "lazy", flows=count, **slopes)
+        say("memory", "lazy", "kB per 1,000 flows", flows=count, **slopes)
 
 
 WORKLOADS = {

@@ -83,7 +83,11 @@ def render(lines: Sequence[Line], plots: Sequence[str]) -> str:
     """Return the page."""
     parts = [HEAD, _aims(lines)]
     parts += [f".. image:: measured/{plot}\n" for plot in plots]
-    known = [each for each in lines if _figure(each) and each.get("workload") != "part"]
+    known = [
+        each
+        for each in lines
+        if "benchmark" in each and _figure(each) and each.get("workload") != "part"
+    ]
     for benchmark in sorted({each.get("benchmark", "") for each in known}, key=_rank):
         title = _TITLES.get(benchmark, benchmark)
         chosen = [each for each in known if each.get("benchmark") == benchmark]
