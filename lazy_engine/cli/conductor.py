@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -71,7 +71,12 @@ def _conduct(session: Session, arguments: argparse.Namespace) -> int:
     backend = session.open_store()
     board = session.open_board(backend)
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}"
-    with session.others_code(), observe.observed(session, backend, arguments):
+    # Signals are noted before anybody is told that it has started, and may send one.
+    with (
+        session.others_code(),
+        observe.observed(session, backend, arguments),
+        noted_signals() as noted,
+    ):
         conductor = _make(name, board, backend, arguments)
         reporter = _Reporter(session, name)
         conductor.notifier.register(notifier.Notifier.ANY, reporter)
@@ -88,7 +93,7 @@ def _conduct(session: Session, arguments: argparse.Namespace) -> int:
                 )
 
         try:
-            _run_until_signalled(session, name, conductor, tell)
+            _run_until_signalled(session, name, conductor, tell, noted)
         finally:
             session.output.status("")
     _say(session, name, "stopped", {})
@@ -116,7 +121,11 @@ def _make(name: str, board: Any, backend: Any, arguments: argparse.Namespace) ->
 
 
 def _run_until_signalled(
-    session: Session, name: str, conductor: Any, tell: Callable[[], None]
+    session: Session,
+    name: str,
+    conductor: Any,
+    tell: Callable[[], None],
+    noted: Sequence[int],
 ) -> None:
     """Run the conductor in a thread of its own, and stop it at a signal.
 
@@ -135,16 +144,15 @@ def _run_until_signalled(
             failures.append(error)
 
     thread = threading.Thread(target=run, name="lazy-engine-conductor", daemon=True)
-    with noted_signals() as noted:
-        thread.start()
-        is_stopping = False
-        while thread.is_alive():
-            thread.join(_LOOK_SECONDS)
-            tell()
-            if noted and not is_stopping:
-                is_stopping = True
-                _say(session, name, "stopping", {"signal": signal.Signals(noted[0]).name})
-                conductor.stop()
+    thread.start()
+    is_stopping = False
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        tell()
+        if noted and not is_stopping:
+            is_stopping = True
+            _say(session, name, "stopping", {"signal": signal.Signals(noted[0]).name})
+            conductor.stop()
     if failures:
         raise failures[0]
 

@@ -666,6 +666,41 @@ def test_conductor_stops_at_a_signal(conductor: Conductor, number: signal.Signal
     assert [event["event"] for event in conductor.events()][-2:] == ["stopping", "stopped"]
 
 
+_SIGNALS_AT_ONCE = """
+import os, signal, sys
+from lazy_engine import cli
+from lazy_engine.cli import conductor
+
+say = conductor._say
+
+def say_and_signal(session, name, event, details):
+    say(session, name, event, details)
+    if event == "started":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+conductor._say = say_and_signal
+sys.exit(cli.main(["conductor", "--json"]))
+"""
+
+
+def test_conductor_stops_at_a_signal_as_soon_as_it_says_that_it_has_started(
+    run: Run, tmp_path: pathlib.Path, sqlite_url: str, board_url: str
+) -> None:
+    run("init")
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALS_AT_ONCE],
+        cwd=tmp_path,
+        env=environment(LAZY_ENGINE_PERSISTENCE=sqlite_url, LAZY_ENGINE_JOBBOARD=board_url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == ExitCode.DONE, done
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert events == ["started", "stopping", "stopped"]
+
+
 # -- time ------------------------------------------------------------------
 
 
