@@ -18,7 +18,7 @@ from taskflow import states
 
 from lazy_engine import errors, host, incident, report, rules
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import fit, machine
+from lazy_engine.engine import fit, machine, transition
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
 from lazy_engine.engine.ownership import Ownership, ask
@@ -60,7 +60,7 @@ class LazyEngine(host.HostEngine):
     """
 
     NO_RERAISING_STATES = host.HostEngine.NO_RERAISING_STATES | {DELAYED}
-    IGNORABLE_STATES = host.HostEngine.IGNORABLE_STATES | set(machine.META_STATES)
+    IGNORABLE_STATES = host.HostEngine.IGNORABLE_STATES | set(transition.META_STATES)
 
     def __init__(self, flow: Any, flow_detail: Any, backend: Any, options: Any) -> None:
         super().__init__(flow, flow_detail, backend, options)
@@ -230,11 +230,11 @@ class LazyEngine(host.HostEngine):
 
     def _iterate(self, driven: machine.Machine, owned: Ownership) -> Generator[str, Any, None]:
         is_closed = False
-        state: Any = machine.UNDEFINED
-        for _old, state in runners.FiniteRunner(driven.finite).run_iter(machine.START):
-            if state in machine.META_STATES or is_closed or state == states.FAILURE:
+        state: Any = transition.UNDEFINED
+        for _old, state in runners.FiniteRunner(driven.finite).run_iter(transition.START):
+            if state in transition.META_STATES or is_closed or state == states.FAILURE:
                 continue
-            if state in machine.TERMINAL:
+            if state in transition.TERMINAL:
                 self._conclude(state)
             try:
                 owned.set_idle(True)
@@ -242,7 +242,7 @@ class LazyEngine(host.HostEngine):
                     self.suspend()
             except GeneratorExit:
                 is_closed = True
-                if state not in machine.TERMINAL:
+                if state not in transition.TERMINAL:
                     self.suspend()
             finally:
                 owned.set_idle(False)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state machine that drives one run of a flow.
 
-It has the states of TaskFlow's own machine in the same order
-(``taskflow/engines/action_engine/builder.py``), and one more end: ``DELAYED``,
-when nothing can run and something waits for outside.
+Its states are those of :mod:`lazy_engine.engine.transition`.
 
 A *turn* is SCHEDULING, WAITING, ANALYZING. All that a turn changes is
 committed once: at its end if it is followed by another, before blocking if it
@@ -32,44 +30,20 @@ from lazy_engine.engine.completer import LazyCompleter
 from lazy_engine.engine.probe import Probes
 from lazy_engine.engine.statistics import Stopwatches
 from lazy_engine.engine.storage import LazyStorage
+from lazy_engine.engine.transition import (
+    ANALYZE,
+    FINISH,
+    GAME_OVER,
+    SCHEDULE,
+    START,
+    TERMINAL,
+    TRANSITIONS,
+    UNDEFINED,
+    WAIT,
+)
 from lazy_engine.ledger import record as r
 
 LOG = logging.getLogger(__name__)
-
-UNDEFINED: Final = "UNDEFINED"
-GAME_OVER: Final = "GAME_OVER"
-#: States that are not shown to whoever iterates over a run.
-META_STATES: Final = (UNDEFINED, GAME_OVER)
-
-START: Final = "start"
-_SCHEDULE: Final = "schedule_next"
-_WAIT: Final = "wait_finished"
-_ANALYZE: Final = "examine_finished"
-_FINISH: Final = "completed"
-
-#: From, event, to. The documentation's diagram is drawn from this table.
-TRANSITIONS: Final = (
-    (UNDEFINED, START, states.RESUMING),
-    (states.RESUMING, _SCHEDULE, states.SCHEDULING),
-    (states.SCHEDULING, _WAIT, states.WAITING),
-    (states.WAITING, _ANALYZE, states.ANALYZING),
-    (states.ANALYZING, _SCHEDULE, states.SCHEDULING),
-    (states.ANALYZING, _WAIT, states.WAITING),
-    (states.ANALYZING, _FINISH, GAME_OVER),
-    (GAME_OVER, "analyze_again", states.ANALYZING),
-    (GAME_OVER, "delayed", DELAYED),
-    (GAME_OVER, "failed", states.FAILURE),
-    (GAME_OVER, "reverted", states.REVERTED),
-    (GAME_OVER, "success", states.SUCCESS),
-    (GAME_OVER, "suspended", states.SUSPENDED),
-)
-TERMINAL: Final = (
-    DELAYED,
-    states.FAILURE,
-    states.REVERTED,
-    states.SUCCESS,
-    states.SUSPENDED,
-)
 
 #: Longest uninterrupted wait for futures when the caller gives none.
 _WAIT_SECONDS: Final = 60.0
@@ -161,11 +135,11 @@ class Machine:
     def _build(self) -> machines.FiniteMachine:
         reactions: dict[tuple[str, str], Callable[..., str]] = {
             (states.RESUMING, START): self._resume,
-            (states.SCHEDULING, _SCHEDULE): self._schedule,
-            (states.WAITING, _WAIT): self._wait,
-            (states.ANALYZING, _ANALYZE): self._analyze,
+            (states.SCHEDULING, SCHEDULE): self._schedule,
+            (states.WAITING, WAIT): self._wait,
+            (states.ANALYZING, ANALYZE): self._analyze,
             (states.ANALYZING, "analyze_again"): self._analyze,
-            (GAME_OVER, _FINISH): self._game_over,
+            (GAME_OVER, FINISH): self._game_over,
         }
         hooks = Stopwatches(self._statistics, self.memory).hooks() if self._gathers else {}
         machine = machines.FiniteMachine()
@@ -188,7 +162,7 @@ class Machine:
         self._call_off()
         self.memory.next_up.update(unfinished, self._next_atoms())
         self._heed_cancel()
-        return _SCHEDULE
+        return SCHEDULE
 
     def _schedule(self, _old: str, _new: str, _event: str) -> str:
         # Whatever the next tasks see must be durable before they start.
@@ -207,7 +181,7 @@ class Machine:
             self.memory.not_done.update(self._probes.start_due())
         elif state == states.SUSPENDING:
             self.memory.cancel_futures()
-        return _WAIT
+        return WAIT
 
     def _wait(self, _old: str, _new: str, _event: str) -> str:
         memory = self.memory
@@ -220,7 +194,7 @@ class Machine:
         elif self._lingers():
             self._settle_turn(blocks=True)
             self._linger()
-        return _ANALYZE
+        return ANALYZE
 
     def _analyze(self, _old: str, _new: str, _event: str) -> str:
         memory = self.memory
@@ -239,14 +213,14 @@ class Machine:
         state = self._storage.get_flow_state()
         if state == states.RUNNING and not memory.failures:
             if memory.next_up or self._probes.is_due:
-                return _SCHEDULE
+                return SCHEDULE
             if memory.inbox:  # came with the commit just made
                 return self._analyze(_old, _new, _event)
         if memory.not_done:
             if state == states.SUSPENDING:
                 memory.cancel_futures()
-            return _WAIT
-        return _WAIT if self._lingers() else _FINISH
+            return WAIT
+        return WAIT if self._lingers() else FINISH
 
     def _game_over(self, _old: str, _new: str, _event: str) -> str:
         state, event = self._verdict()
@@ -279,7 +253,7 @@ class Machine:
         tasks still at work would bring is not waited for.
         """
         self.memory.failures.append(host.Failure())
-        self._game_over(states.ANALYZING, GAME_OVER, _FINISH)
+        self._game_over(states.ANALYZING, GAME_OVER, FINISH)
 
     def _verdict(self) -> tuple[str, str]:
         if self.memory.failures:

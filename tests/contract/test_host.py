@@ -45,7 +45,7 @@ from lazy_engine import Delay, host, rules
 from lazy_engine.access import open_backend
 from lazy_engine.compiler import compile_flow
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import machine
+from lazy_engine.engine import transition
 from lazy_engine.ledger import sql_schema
 from tests.servers import ZooKeeper
 
@@ -629,7 +629,7 @@ def test_machine_has_every_state_and_transition_of_taskflows() -> None:
         for start, event, end in made
         if isinstance(start, str) and isinstance(end, str)
     }
-    ours = set(machine.TRANSITIONS)
+    ours = set(transition.TRANSITIONS)
     assert len(theirs) == 11
     assert theirs <= ours
     assert ours - theirs == {
