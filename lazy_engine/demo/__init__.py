@@ -23,10 +23,12 @@ def run(output: Output, *, with_zookeeper: bool) -> int:
     """
     # Here, since the flow is imported by every process that runs it.
     from lazy_engine.cli.exit_code import ExitCode
-    from lazy_engine.demo import conducted, passive, stage
+    from lazy_engine.demo import conducted, passive
+    from lazy_engine.demo.interrupts import Interrupts
+    from lazy_engine.demo.stage import Stage
 
     play = conducted.play if with_zookeeper else passive.play
-    with stage.interrupted_by_signals(), stage.Stage(output) as place:
+    with Interrupts() as interrupts, Stage(output, interrupts) as place:
         flow_uuid, state = play(place)
         place.say()
         place.say(f"The flow ended in {state}, after {len(place.steps)} processes.")

@@ -8,7 +8,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,10 @@ from typing import IO, Any, Final
 from lazy_engine.cli.exit_code import CommandFailed
 from lazy_engine.cli.output import Output
 from lazy_engine.demo import guard
+from lazy_engine.demo.interrupts import Interrupts
 
 _COMMAND_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
-_ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Actor:
@@ -70,23 +69,26 @@ class Stage:
     """Runs commands as processes of their own, and cleans up after them.
 
     :param output: what the audience sees.
+    :param interrupts: those that it must not be torn apart by.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, interrupts: Interrupts) -> None:
         self._output = output
+        self._interrupts = interrupts
         self._closing = contextlib.ExitStack()
-        self.path = pathlib.Path(tempfile.mkdtemp(prefix="lazy-engine-demo-"))
-        self._closing.callback(_remove, self.path)
-        self._guard = self._closing.enter_context(_guarding(self.path))
         self._environment = _environment(output)
         self.steps: list[dict[str, Any]] = []
+        with interrupts.held():
+            self.path = pathlib.Path(tempfile.mkdtemp(prefix="lazy-engine-demo-"))
+            self._closing.callback(_remove, self.path)
+            self._guard = self._closing.enter_context(_guarding(self.path))
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
         # A second Ctrl-C must not leave half of it behind.
-        with _ignored(signal.SIGINT, *_ENDING_SIGNALS):
+        with self._interrupts.held():
             self._closing.close()
 
     def set(self, **variables: str) -> None:
@@ -138,7 +140,6 @@ class Stage:
     def actor(self, name: str, *words: str) -> Actor:
         """Start a ``lazy-engine`` command that goes on."""
         process = self._start(words, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        self._closing.callback(self._end, process)
         self.say(f"$ {shlex.join(('lazy-engine', *words))} &    # process {process.pid}")
         self._note(words, process)
         actor = Actor(name, process, self._output)
@@ -148,35 +149,28 @@ class Stage:
     def program(self, *words: str, log_path: pathlib.Path) -> subprocess.Popen[bytes]:
         """Start any other program that goes on; what it prints goes into a file."""
         with open(log_path, "wb") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=self._environment,
-            )
-        self._watch(process)
-        self._closing.callback(self._end, process)
-        return process
+            return self._popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _start(self, words: Sequence[str], *, stderr: int, stdin: int) -> subprocess.Popen[str]:
-        # A session of its own: Ctrl-C is for the demo, which then ends the others.
-        process = subprocess.Popen(
+        return self._popen(
             [sys.executable, "-m", "lazy_engine.cli", *words],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
-            env=self._environment,
         )
-        self._watch(process)
-        return process
 
-    def _watch(self, process: subprocess.Popen[Any]) -> None:
-        self._guard.write(f"+{process.pid}\n")
+    def _popen(self, words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        # Interrupted in between, it would be a process that nobody knows of.
+        with self._interrupts.held():
+            # A session of its own: Ctrl-C is for the demo, which then ends the others.
+            process: subprocess.Popen[Any] = subprocess.Popen(
+                words, start_new_session=True, env=self._environment, **options
+            )
+            self._closing.callback(self._end, process)
+            self._guard.write(f"+{process.pid}\n")
+        return process
 
     def _end(self, process: subprocess.Popen[Any]) -> None:
         end(process)
@@ -217,31 +211,6 @@ def wait_until(
         if time.monotonic() > give_up_at:
             raise CommandFailed(f"waited {timeout_seconds:g} s in vain for {what}")
         time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt like Ctrl-C does, so that all is cleaned up."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _ignored(*numbers: int) -> Iterator[None]:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,15 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from lazy_engine.cli.output import Output
+from lazy_engine.demo.interrupts import Interrupts
+from lazy_engine.demo.stage import Stage
 from tests.servers.process import missing
 from tests.servers.zookeeper import why_missing
 from tests.waiting import wait_until
@@ -105,6 +110,32 @@ def test_interrupted_demo_cleans_up(tmp_path: pathlib.Path, number: signal.Signa
     assert process.returncode == 130
     assert stderr == "lazy-engine: interrupted\n"
     wait_until(lambda: not leftovers(tmp_path), what="an empty stage")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_demo_interrupted_in_the_midst_of_a_start_ends_what_it_started(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def play() -> None:
+        with Interrupts() as interrupts, Stage(Output(), interrupts) as stage:
+            monkeypatch.setattr(subprocess, "Popen", Interrupted)
+            stage.program("sleep", "60", log_path=stage.path / "log")
+
+    with pytest.raises(KeyboardInterrupt):
+        play()
+    (process,) = started
+    assert process.returncode == -signal.SIGTERM
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.slow
