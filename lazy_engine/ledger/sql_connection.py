@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
-from lazy_engine.ledger.sql_statement import Statement
+from lazy_engine.ledger import sql_pipeline
+from lazy_engine.ledger.sql_kept import KeptConnections
+from lazy_engine.ledger.sql_statement import Statement, as_sqlalchemy_would, is_observed
 
 T = TypeVar("T")
 
@@ -48,8 +50,14 @@ _GONE_NUMBERS: Final = (1053, 1047)
 _ISOLATION: Final = "READ COMMITTED"
 
 
+#: A writing one of SQLite's begins with a lock: one that is taken at the first write
+#: instead would let two transactions read before either writes.
 _BEGIN_WRITING: Final = Statement(sa.text("BEGIN IMMEDIATE"))
 _BEGIN_READING: Final = Statement(sa.text("BEGIN"))
+_BEGIN_IN_PIPELINE: Final = Statement(sa.text(f"BEGIN ISOLATION LEVEL {_ISOLATION}"))
+
+#: So many connections are kept for writing, at most; who needs more has the pool's.
+_MOST_KEPT: Final = 4
 
 
 def is_in_memory(url: sa.URL) -> bool:
@@ -122,8 +130,9 @@ class Transactor:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._turns = self._make_turns()
         self._pid = os.getpid()
-        self._looking = threading.Lock()
-        self._looker: tuple[int, sa.Connection] | None = None
+        self._lasting = KeptConnections(self._connect, self._equip_lasting, most=_MOST_KEPT)
+        self._hurried = KeptConnections(self._connect, _hurry, most=1)
+        self._looking = KeptConnections(self._connect, self._equip_looking, most=1)
 
     @property
     def engine(self) -> sa.Engine:
@@ -151,19 +160,54 @@ class Transactor:
             was any that came after it. A server, which others outlive, always waits.
         :raises StoreUnavailable: it could not be carried out.
         """
+        kept = self._hurried if self._is_sqlite and not is_lasting else self._lasting
 
         def attempt() -> T:
             engine = self.engine  # in a forked child the turns begin anew, too
-            with (
-                self._turns,
-                engine.connect() as connection,
-                contextlib.nullcontext() if is_lasting else _hurried(connection),
-                connection.begin(),
-            ):
-                self._begin(connection, _BEGIN_WRITING)
-                return work(connection)
+            with self._turns:
+                if not is_observed(engine):
+                    with kept.borrowed() as connection:
+                        if connection is not None:
+                            return self._carry_out(connection, work)
+                # Whoever listens hears of all that there is to hear.
+                hurry = _hurried if kept is self._hurried else contextlib.nullcontext
+                with engine.connect() as connection, hurry(connection):
+                    return self._carry_out(connection, work)
 
         return self._repeat(attempt)
+
+    def _carry_out(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
+        pipeline = sql_pipeline.of(connection)
+        with connection.begin():
+            if pipeline is None:
+                # Not by an event of SQLAlchemy's, for which it would look at each statement.
+                if self._is_sqlite:  # whose driver leaves it to us here
+                    _BEGIN_WRITING.run(connection)
+                return work(connection)
+            try:
+                _BEGIN_IN_PIPELINE.run(connection)
+                answer = work(connection)
+                with as_sqlalchemy_would(connection):
+                    pipeline.commit()
+            except BaseException:
+                pipeline.give_up()
+                raise
+            return answer
+
+    def _connect(self) -> sa.Connection:
+        return self.engine.connect()
+
+    def _equip_lasting(self, connection: sa.Connection) -> sa.Connection:
+        if not sql_pipeline.fits(connection):
+            return connection
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        sql_pipeline.lay(connection)
+        return connection
+
+    def _equip_looking(self, connection: sa.Connection) -> sa.Connection:
+        if self._is_sqlite:  # which begins no transaction by itself here
+            return connection
+        return connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run *work*, which only reads.
@@ -173,7 +217,8 @@ class Transactor:
 
         def attempt() -> T:
             with self.engine.connect() as connection, connection.begin():
-                self._begin(connection, _BEGIN_READING)
+                if self._is_sqlite:
+                    _BEGIN_READING.run(connection)
                 return work(connection)
 
         return self._repeat(attempt)
@@ -186,42 +231,10 @@ class Transactor:
 
         :raises StoreUnavailable: the store cannot be read.
         """
-        with self._looking:
-            if self._looker is None or self._looker[0] != os.getpid():
-                self._looker = (os.getpid(), self._open_looker())
-            try:
-                return work(self._looker[1])
-            except sa_exc.SQLAlchemyError:
-                self._drop_looker()  # and read as anybody does, and again if that helps
-        return self.read(work)
-
-    def _open_looker(self) -> sa.Connection:
-        connection = self.engine.connect()
-        try:
-            if not self._is_sqlite:  # which begins none by itself here
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.detach()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _drop_looker(self) -> None:
-        if self._looker is not None:
-            pid, connection = self._looker
-            self._looker = None
-            if pid == os.getpid():
-                connection.close()
-
-    def _begin(self, connection: sa.Connection, statement: Statement) -> None:
-        """Begin a transaction of SQLite, which its driver leaves to us here.
-
-        A writing one begins with ``BEGIN IMMEDIATE``: a lock taken at the first
-        write instead would let two transactions read before either writes. Not
-        by an event of SQLAlchemy's, for which it would look at each statement.
-        """
-        if self._is_sqlite:
-            statement.run(connection)
+        with contextlib.suppress(sa_exc.SQLAlchemyError), self._looking.borrowed() as connection:
+            if connection is not None:
+                return work(connection)
+        return self.read(work)  # as anybody does, and again if that helps
 
     def _repeat(self, attempt: Callable[[], T]) -> T:
         for pause in _pauses():
@@ -238,24 +251,26 @@ class Transactor:
 
         :param disposes: those in the pool as well.
         """
-        with self._looking:
-            self._drop_looker()
+        for kept in (self._lasting, self._hurried, self._looking):
+            kept.close()
         if disposes:
             self._engine.dispose()
 
 
+def _hurry(connection: sa.Connection) -> sa.Connection:
+    """Have SQLite's transactions not wait for the disk."""
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
 @contextlib.contextmanager
 def _hurried(connection: sa.Connection) -> Iterator[None]:
-    """Have SQLite's transactions not wait for the disk; of a server's, change nothing."""
-    raw = connection.connection.dbapi_connection
-    if connection.dialect.name != "sqlite" or raw is None:
-        yield
-        return
-    raw.cursor().execute("PRAGMA synchronous=NORMAL")
+    raw: Any = _hurry(connection).connection.dbapi_connection
     try:
         yield
     finally:
-        raw.cursor().execute("PRAGMA synchronous=FULL")
+        raw.execute("PRAGMA synchronous=FULL")
 
 
 def _pauses() -> Iterator[float | None]:

@@ -25,6 +25,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import interfaces
 
+from lazy_engine.ledger import sql_pipeline
+
 Values = Mapping[str, Any]
 
 #: What the names of bound values begin with: columns have theirs from SQLAlchemy.
@@ -36,22 +38,41 @@ _LISTENED_TO: Final = (
     "before_cursor_execute",
     "after_cursor_execute",
 )
+_TRANSACTIONS_LISTENED_TO: Final = ("begin", "commit", "rollback")
 _SQL_LOG: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 
 class Answer:
     """What the database answered.
 
-    :ivar rows: all rows, as tuples.
-    :ivar count: how many rows were written, or matched.
+    In a pipeline it may still be on its way: whoever reads it first waits for it,
+    and is raised what the statement has failed with.
+
+    :param names: of the columns that it has.
+    :param come: returns all rows, as tuples, and how many rows were written, or matched.
     """
 
-    __slots__ = ("_names", "count", "rows")
+    __slots__ = ("_come", "_names", "_told")
 
-    def __init__(self, names: Sequence[str], rows: Sequence[Any], count: int) -> None:
+    def __init__(self, names: Sequence[str], come: Callable[[], tuple[Sequence[Any], int]]) -> None:
         self._names = names
-        self.rows = rows
-        self.count = count
+        self._come = come
+        self._told: tuple[Sequence[Any], int] | None = None
+
+    def _tell(self) -> tuple[Sequence[Any], int]:
+        if self._told is None:
+            self._told = self._come()
+        return self._told
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """All rows, as tuples."""
+        return self._tell()[0]
+
+    @property
+    def count(self) -> int:
+        """How many rows were written, or matched."""
+        return self._tell()[1]
 
     def first(self) -> Any | None:
         """Return the first row, as a tuple, or ``None``."""
@@ -98,7 +119,7 @@ class Statement:
         plan.run(connection, [plan.bind(each) for each in given], is_many=True)
 
     def _plan(self, connection: sa.Connection, given: Values) -> _Plan | None:
-        if _is_observed(connection):
+        if _is_observed(connection.engine):
             return None
         # What a new row holds decides on what an INSERT says.
         key = tuple(given) if self._is_insert else ()
@@ -113,9 +134,12 @@ class Statement:
 
     def _through_sqlalchemy(self, connection: sa.Connection, given: Any) -> Answer:
         result = connection.execute(self._clause, given)
+        names: Sequence[str] = ()
+        told: tuple[Sequence[Any], int] = ((), result.rowcount)
         if result.returns_rows:
-            return Answer(tuple(result.keys()), [tuple(row) for row in result], -1)
-        return Answer((), (), result.rowcount)
+            names = tuple(result.keys())
+            told = ([tuple(row) for row in result], -1)
+        return Answer(names, lambda: told)
 
 
 class Statements:
@@ -186,21 +210,30 @@ class _Plan:
 
     def run(self, connection: sa.Connection, values: Any, *, is_many: bool) -> Answer:
         raw: Any = connection.connection.dbapi_connection
-        try:
-            cursor = raw.cursor()
+        pipeline = sql_pipeline.of(connection)
+        with as_sqlalchemy_would(connection):
+            cursor = raw.cursor() if pipeline is None else pipeline.cursor()
             (cursor.executemany if is_many else cursor.execute)(self._text, values)
-            rows = self._fetch(connection.dialect, cursor) if self._names else ()
-            count = cursor.rowcount
-            cursor.close()
-        except Exception as error:
-            raise _as_sqlalchemy_would(connection, raw, error) from error
-        except BaseException:
-            # Ctrl-C: nobody knows what of the answer has been read.
-            connection.invalidate()
-            raise
-        return Answer(self._names, rows, count)
+            if pipeline is None:
+                told = self._take_in(connection.dialect, cursor)
+                return Answer(self._names, lambda: told)
+
+        def come() -> tuple[Sequence[Any], int]:
+            with as_sqlalchemy_would(connection):
+                if not self._names:
+                    pipeline.wait()
+                return self._take_in(connection.dialect, cursor)
+
+        return Answer(self._names, come)
+
+    def _take_in(self, dialect: sa.Dialect, cursor: Any) -> tuple[Sequence[Any], int]:
+        rows = self._fetch(dialect, cursor) if self._names else ()
+        count = cursor.rowcount
+        cursor.close()
+        return rows, count
 
     def _fetch(self, dialect: sa.Dialect, cursor: Any) -> Sequence[Any]:
+        rows: Sequence[Any] = cursor.fetchall()
         if self._decoders is None:
             self._decoders = [
                 (number, decode)
@@ -209,7 +242,6 @@ class _Plan:
                 )
                 if (decode := kind.dialect_impl(dialect).result_processor(dialect, told[1]))
             ]
-        rows: Sequence[Any] = cursor.fetchall()
         if not self._decoders:
             return rows
         decoded = []
@@ -221,13 +253,16 @@ class _Plan:
         return decoded
 
 
-def _is_observed(connection: sa.Connection) -> bool:
-    """Whether somebody wants to be told of each statement."""
-    engine = connection.engine
+def is_observed(engine: sa.Engine) -> bool:
+    """Whether somebody wants to be told of each statement or transaction."""
+    return _is_observed(engine, (*_LISTENED_TO, *_TRANSACTIONS_LISTENED_TO))
+
+
+def _is_observed(engine: sa.Engine, listened_to: Sequence[str] = _LISTENED_TO) -> bool:
     heard: Any = engine.dispatch  # empty while nobody listens
     return (
-        any(getattr(heard, name) for name in _LISTENED_TO)
-        or bool(connection.dialect.dispatch.handle_error)
+        any(getattr(heard, name) for name in listened_to)
+        or bool(engine.dialect.dispatch.handle_error)
         or _SQL_LOG.isEnabledFor(logging.INFO)
         or bool(engine.echo)
     )
@@ -278,8 +313,30 @@ def _stand_in(bind: sa.BindParameter[Any]) -> Callable[[], Any] | None:
     return bind.callable or (lambda: value)
 
 
-def _as_sqlalchemy_would(connection: sa.Connection, raw: Any, error: Exception) -> Exception:
-    """Return the error that SQLAlchemy makes of a driver's; let go of what is broken."""
+class as_sqlalchemy_would:
+    """Turns a driver's error into the one that SQLAlchemy makes of it, and lets go of what is broken.
+
+    A class and no generator, since each statement passes through it.
+    """
+
+    __slots__ = ("_connection", "_raw")
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._raw: Any = connection.connection.dbapi_connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception):
+            raise _translated(self._connection, self._raw, error) from error
+        if error is not None:
+            # Ctrl-C: nobody knows what of the answer has been read.
+            self._connection.invalidate()
+
+
+def _translated(connection: sa.Connection, raw: Any, error: Exception) -> Exception:
     dialect = connection.dialect
     driver: Any = dialect.dbapi
     if not isinstance(error, driver.Error):

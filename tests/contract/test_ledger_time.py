@@ -239,22 +239,6 @@ def test_open_delays_are_listed_by_their_deadline(store: Store) -> None:
     assert [d.key.flow_uuid for d in found] == [soon.uuid]
 
 
-def test_look_goes_on_when_the_connection_kept_for_it_is_lost(postgresql_url: str) -> None:
-    backend = open_backend(postgresql_url)
-    with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
-        assert opened.next_due_in(60) is None
-        (_pid, kept) = opened._transactor._looker
-        with backend.engine.connect() as other:
-            pid = kept.connection.dbapi_connection.info.backend_pid
-            assert other.execute(sa.select(sa.func.pg_terminate_backend(pid))).scalar_one()
-        assert opened.next_due_in(60) is None
-        assert opened.next_due_in(60) is None
-        assert opened._transactor._looker[1] is not kept
-        # It holds no transaction open, which would keep the server from cleaning up.
-        status = opened._transactor._looker[1].connection.dbapi_connection.info.transaction_status
-        assert status.name == "IDLE"
-
-
 def test_open_delays_are_listed_in_pages_by_what_is_due(store: Store) -> None:
     due = {"soon": 60.0, "later": 600.0, "last": 6000.0}
     flows = {name: make_flow(store) for name in ("last", "soon", "never", "later", "answered")}

@@ -141,14 +141,19 @@ _MANY_PAGES = 1_000_000
 
 
 class Disk:
-    """Says how many pages the file of an SQLite ledger may have, to each connection that is lent out."""
+    """Says how many pages the file of an SQLite ledger may have, to each connection that writes."""
 
     def __init__(self, book: Any) -> None:
         self._pages = _MANY_PAGES
-        sa.event.listen(book._transactor.engine, "checkout", self._limit)
+        transactor = book._transactor
+        carry_out = transactor._carry_out
 
-    def _limit(self, connection: Any, *_: Any) -> None:
-        connection.execute(f"PRAGMA max_page_count = {self._pages}")
+        def limit(connection: sa.Connection, work: Any) -> Any:
+            raw: Any = connection.connection.dbapi_connection
+            raw.execute(f"PRAGMA max_page_count = {self._pages}")
+            return carry_out(connection, work)
+
+        transactor._carry_out = limit
 
     def fill(self) -> None:
         """Leave no page: a limit below the file's size means the size it has now."""
@@ -199,7 +204,7 @@ for number in range(1000):
         print(number, error)
         break
 try:
-    print(client.complete(token, "y" * 500_000).disposition)
+    print(client.complete(token, "y" * 950_000).disposition)
 except StoreUnavailable as error:
     print("refused")
 """
@@ -215,7 +220,7 @@ def test_file_that_may_not_grow_refuses_and_holds_what_it_took(
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
 
     done = subprocess.run(
         [sys.executable, "-c", _FILLS_ITS_DISK, sqlite_url, world.token],

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that are kept out of SQLAlchemy's pool, ready for the next use.
+
+To get a connection from the pool and to give it back takes as long as several
+statements of SQLite. What comes again and again finds one here; more than are
+kept at most come from the pool, as any others do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from lazy_engine.ledger import sql_pipeline
+
+#: Connections that a fork brought here. They are their parent's: to let go of
+#: them would close them, and SQLite's or a server's end of them with it.
+_INHERITED: Final[list[sa.Connection]] = []
+
+
+class KeptConnections:
+    """Keeps connections for one purpose.
+
+    :param connect: takes a connection from the pool.
+    :param equip: makes it ready, and returns it.
+    :param most: how many there are of them at once; they are opened as they are needed.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sa.Connection],
+        equip: Callable[[sa.Connection], sa.Connection],
+        *,
+        most: int,
+    ) -> None:
+        self._connect = connect
+        self._equip = equip
+        self._most = most
+        self._idle: list[tuple[int, sa.Connection]] = []
+        self._begin()
+        # A driver that is left to the garbage collector complains.
+        weakref.finalize(self, _close_idle, self._idle)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._count = 0
+        self._generation = object()
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[sa.Connection | None]:
+        """Yield a connection, or ``None`` if all are in use.
+
+        It is closed if what it is used for fails.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        generation, connection = self._take()
+        if generation is None:
+            yield None
+            return
+        raw: Any = None
+        pipeline = None
+        try:
+            if connection is None:
+                connection = self._open()
+            # Once it is known to be lost, SQLAlchemy would open another one to tell.
+            raw, pipeline = connection.connection.dbapi_connection, sql_pipeline.of(connection)
+            yield connection
+        except BaseException as error:
+            self._forget(generation)
+            if connection is not None:
+                _break(connection, raw, pipeline)
+            if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
+                self.close()  # the others lead to the same server
+            raise
+        if not self._give_back(generation, connection):
+            _close(connection)
+
+    def _open(self) -> sa.Connection:
+        connection = self._connect()
+        try:
+            connection = self._equip(connection)
+            connection.detach()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take(self) -> tuple[object | None, sa.Connection | None]:
+        with self._lock:
+            while self._idle:
+                pid, connection = self._idle.pop()
+                if pid == self._pid:
+                    return self._generation, connection
+                _INHERITED.append(connection)
+            if self._count >= self._most:
+                return None, None
+            self._count += 1
+            return self._generation, None
+
+    def _give_back(self, generation: object, connection: sa.Connection) -> bool:
+        with self._lock:
+            if generation is not self._generation:
+                return False
+            self._idle.append((self._pid, connection))
+            return True
+
+    def _forget(self, generation: object) -> None:
+        with self._lock:
+            self._count -= generation is self._generation
+
+    def close(self) -> None:
+        """Close those that nobody uses, and the others when they come back."""
+        with self._lock:
+            self._generation = object()
+            self._count = 0
+            idle = list(self._idle)
+            self._idle.clear()
+        _close_idle(idle)
+
+
+def _close_idle(idle: list[tuple[int, sa.Connection]]) -> None:
+    for pid, connection in idle:
+        if pid == os.getpid():
+            _close(connection)
+        else:
+            _INHERITED.append(connection)
+
+
+def _close(connection: sa.Connection) -> None:
+    pipeline = sql_pipeline.of(connection)
+    with contextlib.suppress(Exception):
+        if pipeline is not None:
+            pipeline.leave()
+    connection.close()
+
+
+def _break(connection: sa.Connection, raw: Any, pipeline: sql_pipeline.Pipeline | None) -> None:
+    """Close a connection of which nobody knows whether it answers."""
+    for end in (
+        raw.close,
+        connection.invalidate,
+        connection.close,
+        *(() if pipeline is None else (pipeline.leave,)),
+    ):
+        with contextlib.suppress(Exception):
+            end()
