@@ -326,6 +326,7 @@ class LazyEngine(host.HostEngine):
     def _take(self) -> Ownership | r.FlowRecord:
         """Become the flow's owner; return its record instead if it has ended."""
         ledger = self.storage.ledger
+        first = self._first_changes()
         meta = self.storage.flow_meta or {}
         request = TakeRequest(
             flow_uuid=self.storage.flow_uuid,
@@ -343,6 +344,7 @@ class LazyEngine(host.HostEngine):
             resumes=self._resumes,
             is_dead=owner.is_dead,
             is_insistent=self._insists,
+            first=first,
         )
         try:
             answer = ask(self.storage, request, self._patience_seconds)
@@ -354,6 +356,8 @@ class LazyEngine(host.HostEngine):
             return answer.record
         self.storage.known = None
         self._insists = False
+        if answer.has_begun:
+            self.storage.settle_first()
         opened = [record for record in answer.arrivals if record.opened_at is not None]
         watched = self._watched(answer)
         self._runtime_parts.task_action.watched = watched
@@ -368,6 +372,13 @@ class LazyEngine(host.HostEngine):
         )
         self._get_ready_or_give_up(answer, owned)
         return owned
+
+    def _first_changes(self) -> r.Changes | None:
+        """Return what the first commit of a flow would store, for a flow that nobody has ever run."""
+        if not self.storage.is_unstored or self._reset_asked:
+            return None
+        fit.ensure(self.storage, self._runtime_parts.shape, starts_over=False)
+        return self.storage.changes(states.RUNNING)
 
     def _watched(self, taken: r.Taken) -> WatchedRun | None:
         observer = self.storage.ledger.observer

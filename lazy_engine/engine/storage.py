@@ -78,6 +78,8 @@ class LazyStorage(ArgumentStorage):
     def _clear(self) -> None:
         #: How many delays are open in the store.
         self._stored_open = len(self.delayed_tasks())
+        #: The flow's state in the store, if it is there before it is here.
+        self._state_ahead: str | None = None
         self._flow_is_dirty = False
         self._new: dict[str, None] = {}  # in order of appearance
         self._dirty: dict[str, set[str]] = collections.defaultdict(set)
@@ -92,7 +94,8 @@ class LazyStorage(ArgumentStorage):
     # -- what TaskFlow writes ---------------------------------------------
 
     def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
-        self._flow_is_dirty |= before.state != after.state or before.meta != after.meta
+        is_news = before.state != after.state and after.state != self._state_ahead
+        self._flow_is_dirty |= is_news or before.meta != after.meta
         if len(before) == len(after):
             return  # atoms are only ever added
         for atom in after:
@@ -379,6 +382,16 @@ class LazyStorage(ArgumentStorage):
                 closed=list(self._closed.values()),
                 probed=list(self._probed.values()),
             )
+
+    @property
+    def is_unstored(self) -> bool:
+        """Whether the store has a detail of no atom: nobody has ever run the flow."""
+        return len(self._new) == len(self.flow_detail)
+
+    def settle_first(self) -> None:
+        """Forget the buffer: it was stored together with the taking of the lease, as of a flow that runs."""
+        self._clear()
+        self._state_ahead = states.RUNNING
 
     def begun_marks(self) -> r.Changes | None:
         """Return the buffered marks and progress of tasks at work, if any.

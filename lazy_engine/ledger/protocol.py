@@ -68,6 +68,8 @@ class TakeRequest:
     :ivar resumes: take it even though the flow is suspended, and end that.
     :ivar is_dead: says whether an owner is known to have died.
     :ivar is_insistent: take it only if *known* still holds.
+    :ivar first: what to store together with the lease, if nobody has ever run the
+        flow; a ledger need not do so, and says whether it has.
     """
 
     flow_uuid: str
@@ -79,6 +81,7 @@ class TakeRequest:
     resumes: bool
     is_dead: Callable[[str], bool]
     is_insistent: bool = False
+    first: r.Changes | None = None
 
     def require_known(self, record: r.FlowRecord | None) -> None:
         """Refuse an insistent request if the flow is not as the asker knows it.

@@ -178,11 +178,12 @@ class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
     def submit(self, submission: r.Submission) -> tuple[r.FlowRecord, bool]:
         def work(connection: sa.Connection) -> tuple[r.FlowRecord, bool]:
             detail, book = submission.detail, submission.book
-            if self._touch(connection, detail.uuid):
+            touched, time_told = self._touch(connection, detail.uuid), self._tell_time(connection)
+            if touched.count:
                 row = self._row(connection, detail.uuid)
                 assert row is not None
                 return row[0], False
-            now = self._now_in(connection)
+            now = int(time_told.rows[0][0])
             record = r.FlowRecord(
                 flow_uuid=detail.uuid,
                 flow_name=detail.name,

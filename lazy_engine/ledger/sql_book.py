@@ -96,8 +96,11 @@ class SqlBook:
         statement.run(connection, sql_row.from_flow(record))
 
     def _now_in(self, connection: sa.Connection) -> int:
+        return int(self._tell_time(connection).rows[0][0])
+
+    def _tell_time(self, connection: sa.Connection) -> Answer:
         statement = self._statements.once("now", lambda: sa.select(self._clock().label("now")))
-        return int(statement.run(connection).rows[0][0])
+        return statement.run(connection)
 
     def _lock(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord | None, int]:
         """Begin a transaction of a flow as all begin, by writing its row; return it, and now."""
@@ -106,10 +109,10 @@ class SqlBook:
         )
         return row or (None, 0)
 
-    def _touch(self, connection: sa.Connection, flow_uuid: str) -> bool:
-        """Write a flow's row as it is; return whether there is one."""
+    def _touch(self, connection: sa.Connection, flow_uuid: str) -> Answer:
+        """Write a flow's row as it is, if there is one, as the answer's count tells."""
         statement = self._statements.once("touch", self._touching)
-        return bool(statement.run(connection, {"flow_uuid": flow_uuid}).count)
+        return statement.run(connection, {"flow_uuid": flow_uuid})
 
     def _touching(self) -> sa.Update:
         flows = self._flows

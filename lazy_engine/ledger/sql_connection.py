@@ -17,7 +17,7 @@ from sqlalchemy import exc as sa_exc
 from lazy_engine import errors
 from lazy_engine.ledger import sql_pipeline
 from lazy_engine.ledger.sql_kept import KeptConnections
-from lazy_engine.ledger.sql_statement import Statement, as_sqlalchemy_would, is_observed
+from lazy_engine.ledger.sql_statement import Statement, as_sqlalchemy_would, is_observed, pass_over
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Transactor:
         self._turns = self._make_turns()
         self._pid = os.getpid()
         self._lasting = KeptConnections(self._connect, self._equip_lasting, most=_MOST_KEPT)
-        self._hurried = KeptConnections(self._connect, _hurry, most=1)
+        self._hurried = KeptConnections(self._connect, self._equip_hurried, most=1)
         self._looking = KeptConnections(self._connect, self._equip_looking, most=1)
 
     @property
@@ -198,11 +198,17 @@ class Transactor:
         return self.engine.connect()
 
     def _equip_lasting(self, connection: sa.Connection) -> sa.Connection:
+        pass_over(connection)
         if not sql_pipeline.fits(connection):
             return connection
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         sql_pipeline.lay(connection)
         return connection
+
+    @staticmethod
+    def _equip_hurried(connection: sa.Connection) -> sa.Connection:
+        pass_over(connection)
+        return _hurry(connection)
 
     def _equip_looking(self, connection: sa.Connection) -> sa.Connection:
         if self._is_sqlite:  # which begins no transaction by itself here

@@ -77,12 +77,12 @@ class KeptConnections:
         except BaseException as error:
             self._forget(generation)
             if connection is not None:
-                _break(connection, raw, pipeline)
+                _close(connection, raw, pipeline)
             if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
                 self.close()  # the others lead to the same server
             raise
         if not self._give_back(generation, connection):
-            _close(connection)
+            _close(connection, raw, pipeline)
 
     def _open(self) -> sa.Connection:
         connection = self._connect()
@@ -130,21 +130,14 @@ class KeptConnections:
 def _close_idle(idle: list[tuple[int, sa.Connection]]) -> None:
     for pid, connection in idle:
         if pid == os.getpid():
-            _close(connection)
+            raw, pipeline = connection.connection.dbapi_connection, sql_pipeline.of(connection)
+            _close(connection, raw, pipeline)
         else:
             _INHERITED.append(connection)
 
 
-def _close(connection: sa.Connection) -> None:
-    pipeline = sql_pipeline.of(connection)
-    with contextlib.suppress(Exception):
-        if pipeline is not None:
-            pipeline.leave()
-    connection.close()
-
-
-def _break(connection: sa.Connection, raw: Any, pipeline: sql_pipeline.Pipeline | None) -> None:
-    """Close a connection of which nobody knows whether it answers."""
+def _close(connection: sa.Connection, raw: Any, pipeline: sql_pipeline.Pipeline | None) -> None:
+    """Close a connection that may be lost: SQLAlchemy would ask it to roll back first, and complain."""
     for end in (
         raw.close,
         connection.invalidate,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -38,10 +39,11 @@ class SqlOwnership(SqlBook):
         while True:
             # Whoever learns from this lease, and commits what follows from it, waits for
             # the disk, and then it is there. If the machine stops before, so do its owner
-            # and all that might have met it.
+            # and all that might have met it. Not so the tokens that tasks give away, which
+            # name atoms that are stored with it.
             answer = self._transactor.write(
                 functools.partial(self._take, request=request, dead_epoch=seen_epoch),
-                is_lasting=False,
+                is_lasting=request.first is not None,
             )
             if (
                 isinstance(answer, r.Refused)
@@ -65,6 +67,7 @@ class SqlOwnership(SqlBook):
                 request.may_rerun,
                 request.resumes,
                 request.is_insistent,
+                request.first is not None,
             ),
             lambda: self._taking(request, dead_epoch),
             {
@@ -75,13 +78,19 @@ class SqlOwnership(SqlBook):
                 **_insisted(request),
             },
         )
+        answer: r.Taken
         if taken:
             assert row is not None
-            return self._read_taken(connection, request, *row)
-        request.require_known(None if row is None else row[0])
-        if row is None:
-            return self._take_first(connection, request)
-        return self._refuse(request, *row)
+            answer = self._read_taken(connection, request, *row)
+        else:
+            request.require_known(None if row is None else row[0])
+            if row is not None:
+                return self._refuse(request, *row)
+            answer = self._take_first(connection, request)
+        if request.first is None or answer.detail is not None:
+            return answer
+        self._details.write(connection, request.first)
+        return dataclasses.replace(answer, has_begun=True)
 
     def _taking(self, request: TakeRequest, dead_epoch: int | None) -> sa.Update:
         flows = self._flows
@@ -106,6 +115,8 @@ class SqlOwnership(SqlBook):
         # A wish to cancel holds until the flow has ended.
         keeps_wish = sa.and_(flows.c.wish == r.WISH_CANCEL, sa.not_(has_ended))
         expires_at = now + open_value("micros", type_=sa.BigInteger)
+        # From now on outcomes are for the new run.
+        begins = has_ended if request.first is None else sa.or_(has_ended, flows.c.epoch == 0)
         return (
             sa.update(flows)
             .where(wanted)
@@ -119,8 +130,7 @@ class SqlOwnership(SqlBook):
                 wish=sa.case((keeps_wish, flows.c.wish), else_=None),
                 wish_reason=sa.case((keeps_wish, flows.c.wish_reason), else_=None),
                 ended_at=None,
-                # From now on outcomes are for the new run.
-                state=sa.case((has_ended, "RUNNING"), else_=flows.c.state),
+                state=sa.case((begins, "RUNNING"), else_=flows.c.state),
                 changed_at=now,
             )
         )

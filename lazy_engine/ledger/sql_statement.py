@@ -39,6 +39,7 @@ _LISTENED_TO: Final = (
     "after_cursor_execute",
 )
 _TRANSACTIONS_LISTENED_TO: Final = ("begin", "commit", "rollback")
+_UNOBSERVED: Final = "lazy_engine.unobserved"
 _SQL_LOG: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -119,7 +120,7 @@ class Statement:
         plan.run(connection, [plan.bind(each) for each in given], is_many=True)
 
     def _plan(self, connection: sa.Connection, given: Values) -> _Plan | None:
-        if _is_observed(connection.engine):
+        if _UNOBSERVED not in connection.info and _is_observed(connection.engine):
             return None
         # What a new row holds decides on what an INSERT says.
         key = tuple(given) if self._is_insert else ()
@@ -256,6 +257,15 @@ class _Plan:
 def is_observed(engine: sa.Engine) -> bool:
     """Whether somebody wants to be told of each statement or transaction."""
     return _is_observed(engine, (*_LISTENED_TO, *_TRANSACTIONS_LISTENED_TO))
+
+
+def pass_over(connection: sa.Connection) -> None:
+    """Let statements on a connection no longer ask whether they are observed.
+
+    For one of which it is known, whenever it is used, that nobody does: to ask takes
+    longer than a small statement.
+    """
+    connection.info[_UNOBSERVED] = True
 
 
 def _is_observed(engine: sa.Engine, listened_to: Sequence[str] = _LISTENED_TO) -> bool:

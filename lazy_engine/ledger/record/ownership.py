@@ -223,11 +223,13 @@ class Taken:
         ``None`` those that came before their ``Delay``.
     :ivar fired: what due timers did just then.
     :ivar probing: open delays whose tasks look for themselves.
+    :ivar has_begun: whether the request's first changes were stored with it.
     """
 
     lease: Lease
     detail: models.FlowDetail | None
     arrivals: Sequence[DelayRecord]
+    has_begun: bool = False
     fired: Sequence[terms.Fired] = ()
     probing: Sequence[DelayRecord] = ()
     now: int = 0
