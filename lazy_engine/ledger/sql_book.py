@@ -73,23 +73,37 @@ class SqlBook:
         make: Callable[[], sa.Update],
         given: Mapping[str, Any],
     ) -> tuple[bool, tuple[r.FlowRecord, int] | None]:
-        """Begin a transaction of a flow as all begin, by writing its row.
+        """Begin a transaction of a flow as all begin, by writing its row; see :meth:`_send_row`."""
+        return self._send_row(connection, key, make, given)()
+
+    def _send_row(
+        self,
+        connection: sa.Connection,
+        key: Hashable,
+        make: Callable[[], sa.Update],
+        given: Mapping[str, Any],
+    ) -> Callable[[], tuple[bool, tuple[r.FlowRecord, int] | None]]:
+        """Begin a transaction of a flow, and return what waits for the answer.
 
         In one statement where the store can return what it has written.
 
         :param make: makes the statement that writes; kept under *key*.
         :param given: its open values; the flow's uuid is ``flow_uuid``.
-        :returns: whether it was written, and the row as it is then, with the time.
+        :returns: tells whether it was written, and the row as it is then, with the time.
         """
         if not self._returns:
-            statement = self._statements.once(key, make)
-            written = bool(statement.run(connection, given).count)
-            return written, self._row(connection, given["flow_uuid"])
+            answer = self._statements.once(key, make).run(connection, given)
+            return lambda: (bool(answer.count), self._row(connection, given["flow_uuid"]))
         statement = self._statements.once(key, lambda: make().returning(*self._whole_row))
-        row = self._read_row(statement.run(connection, given))
-        if row is not None:
-            return True, row
-        return False, self._row(connection, given["flow_uuid"])
+        answer = statement.run(connection, given)
+
+        def wait() -> tuple[bool, tuple[r.FlowRecord, int] | None]:
+            row = self._read_row(answer)
+            if row is not None:
+                return True, row
+            return False, self._row(connection, given["flow_uuid"])
+
+        return wait
 
     def _insert_row(self, connection: sa.Connection, record: r.FlowRecord) -> None:
         statement = self._statements.once("insert", lambda: sa.insert(self._flows))

@@ -50,7 +50,7 @@ class SqlDelivery(SqlBook):
         noted: list[int],
     ) -> r.DeliveredToFlow | None:
         flows = self._flows
-        _written, row = self._write_row(
+        wait = self._send_row(
             connection,
             "deliver",
             lambda: (
@@ -62,6 +62,10 @@ class SqlDelivery(SqlBook):
             ),
             {"flow_uuid": flow_uuid, "count": len(deliveries)},
         )
+        # Asked right after it, so that a server is waited for once.
+        keys = [delivery.key for delivery in deliveries]
+        found = self._delays.find(connection, keys)
+        _written, row = wait()
         if row is None:
             return None
         record, now = row
@@ -71,8 +75,6 @@ class SqlDelivery(SqlBook):
             record = dataclasses.replace(record, rung_at=None)
         first_number = record.arrival_number - len(deliveries) + 1
         desk = Desk(record, now, first_number)
-        keys = [delivery.key for delivery in deliveries]
-        found = self._delays.find(connection, keys)
         desk.put_delays(found)
         # Only of an attempt without a record is the atom asked whether it is over.
         unseen = set(keys) - {delay.key for delay in found}
