@@ -72,17 +72,26 @@ def ring(board: Board, flow: r.FlowRecord, ledger: Ledger) -> None:
     """Post a doorbell for a flow.
 
     :raises taskflow.exceptions.JobFailure: the board did not take it (or its
-        answer was lost; a second doorbell does no harm), or is not connected.
+        answer was lost; a second doorbell does no harm), or is not connected. Nothing
+        else: what it is rung for is durable by now, and must not look undone.
     """
     book = None
     if flow.book_uuid is not None:
         book = PostedBook(flow, ledger)
-    board.post(
-        flow.job_name or flow.flow_name,
-        book=book,
-        details={"flow_uuid": flow.flow_uuid},
-        priority=flow.job_priority or jobs_base.JobPriority.NORMAL,
-    )
+    try:
+        board.post(
+            flow.job_name or flow.flow_name,
+            book=book,
+            details={"flow_uuid": flow.flow_uuid},
+            priority=flow.job_priority or jobs_base.JobPriority.NORMAL,
+        )
+    except taskflow_exceptions.TaskFlowException:
+        raise
+    except Exception as error:
+        # A board of a kind that is not known here raises what it likes.
+        raise taskflow_exceptions.JobFailure(
+            f"job board '{board.name}' failed: {type(error).__name__}: {error}", error
+        ) from error
 
 
 def unring(flow_uuid: str, ledger: Ledger) -> None:

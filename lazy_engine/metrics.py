@@ -282,7 +282,20 @@ class _Store(registry.Collector):
             oldest.add_metric([name], waited)
         yield open_delays
         yield oldest
+        waited = 0.0
+        if census.answered_at is not None:
+            waited = max(0.0, (census.now - census.answered_at) / 1e6) + since_seconds
         for what, words, value in (
+            (
+                "answered_flows",
+                "Flows that were answered, and that nobody has resumed",
+                census.answered,
+            ),
+            (
+                "oldest_answer_seconds",
+                "For how long the first of these answers has waited for its flow; 0 without any",
+                waited,
+            ),
             ("incidents", "Flows that could not be run, as they stand now", census.incidents),
             (
                 "watchdog_lag_seconds",

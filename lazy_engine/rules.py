@@ -144,6 +144,16 @@ def may_ring(flow: FlowRecord, now: int) -> bool:
     )
 
 
+def is_called(flow: FlowRecord, now: int) -> bool:
+    """Whether somebody called for an owner, and none has come yet.
+
+    Not where something else keeps the flow from being run: it is suspended, or has an incident.
+    """
+    return flow.check_at is not None and not (
+        has_owner(flow, now) or is_suspended(flow) or is_over(flow) or flow.incident is not None
+    )
+
+
 def ring(flow: FlowRecord, now: int) -> FlowRecord:
     """Return a flow for which a doorbell is about to be posted."""
     fresh_seconds = min(LONGEST_RING_SECONDS, RING_FRESH_SECONDS * 2.0 ** min(flow.rings, 16))

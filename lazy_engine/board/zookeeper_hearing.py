@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +38,7 @@ from taskflow import exceptions as taskflow_exceptions
 from taskflow.jobs import base as jobs_base
 
 from lazy_engine.board import share
+from lazy_engine.board.alarm import Alarm
 from lazy_engine.board.zookeeper_colleagues import Colleagues
 
 LOG = logging.getLogger(__name__)
@@ -95,8 +97,7 @@ class Hearing:
         self._look_at: float | None = None
         self._asked = 0
         self._taken_in = 0
-        self._alarm: threading.Timer | None = None
-        self._alarm_at = float("inf")
+        self._alarm = Alarm(self._ring)
 
     # -- beginning --------------------------------------------------------
 
@@ -370,24 +371,13 @@ class Hearing:
     def _set_alarm(self) -> None:
         """Have :meth:`_ring` called when there is next something to do."""
         turns = [at for name, at in self._turns.items() if name not in self._told]
-        at = min([float("inf") if self._look_at is None else self._look_at, *turns])
-        if at == self._alarm_at:
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._alarm_at = at
-        if at < float("inf"):
-            self._alarm = threading.Timer(max(0.0, at - time.monotonic()), self._ring, [at])
-            self._alarm.daemon = True
-            self._alarm.start()
+        self._alarm.set(min([math.inf if self._look_at is None else self._look_at, *turns]))
 
     def _ring(self, at: float) -> None:
         now = time.monotonic()
         with self._lock:
-            if at != self._alarm_at:
+            if not self._alarm.is_for(at):
                 return  # set anew in the meantime
-            self._alarm, self._alarm_at = None, float("inf")
             must_look = self._look_at is not None and self._look_at <= now
             if must_look and not self._tells:
                 quiet_at = self._posted_at + _QUIET_SECONDS

@@ -6,12 +6,17 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import logging
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Final, cast
 
 from lazy_engine import Client, Failed, Receipt, Result
 from lazy_engine.http.pool import Overloaded, Pool
+from lazy_engine.token import mask
+
+LOG = logging.getLogger(__name__)
 
 #: How many are handed over together at most.
 _MOST: Final = 64
@@ -135,7 +140,10 @@ class Gathering:
                 return list(self._client.deliver_many(pairs))
             except Exception:
                 # Whosever it is, it is not everybody's; each learns its own below.
-                pass
+                text = mask(traceback.format_exc())
+                LOG.error(
+                    "%d deliveries together failed; each is tried alone: %s", len(items), text
+                )
         return [_attempt(item.alone) for item in items]
 
 

@@ -34,6 +34,7 @@ _bearer = HTTPBearer(auto_error=False, description="an operator's API key")
 def make_router(client: Client, pool: Pool, keys: Keys) -> APIRouter:
     """Return the operators' endpoints."""
     router = guarded_router(keys)
+    _add_key(router, keys)
     _add_lists(router, client, pool)
     _add_wishes(router, client, pool)
     return router
@@ -72,6 +73,14 @@ def require_right(keys: Keys, request: Request) -> None:
         raise Refusal(Word.UNAUTHORIZED, "this needs an API key: Authorization: Bearer KEY")
     if right < (Right.LOOK if request.method == "GET" else Right.ACT):
         raise Refusal(Word.FORBIDDEN, "this key is for looking only; nothing was done")
+
+
+def _add_key(router: APIRouter, keys: Keys) -> None:
+    @router.get("/key", response_model=wire.KeyAnswer)
+    async def key(request: Request) -> Answer:
+        """Tell what the key that was sent allows, so that nobody is offered more."""
+        right = keys.right_of(request.headers.get("authorization"))
+        return Answer({"may_act": right >= Right.ACT})
 
 
 def _add_lists(router: APIRouter, client: Client, pool: Pool) -> None:

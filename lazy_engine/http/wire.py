@@ -182,6 +182,12 @@ class DelayPage(pydantic.BaseModel):
     flow_names: Mapping[str, str]
 
 
+class KeyAnswer(pydantic.BaseModel):
+    """What a key allows; without ``may_act`` it is for looking only."""
+
+    may_act: bool
+
+
 class Suspended(pydantic.BaseModel):
     """The flow rests, or will as soon as what runs has finished."""
 

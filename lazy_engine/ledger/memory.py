@@ -19,7 +19,6 @@ from lazy_engine import errors, outcome, rules
 from lazy_engine.ledger import key as key_module
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import turn
-from lazy_engine.ledger.census import Count
 from lazy_engine.ledger.desk import Desk, closings_in_vain, note_incident, refusal_of
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.memory_book import separate
@@ -353,24 +352,6 @@ class MemoryLedger(MemoryListing):
                 record = rules.ring(record, now)
             self._flows[detail.uuid] = record
             return record, True
-
-    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
-        count = Count(ages_seconds)
-        with self._lock:
-            now = self.now()
-            for delays in self._delays.values():
-                for delay in delays.values():
-                    if delay.is_open and delay.opened_at is not None:
-                        age = count.age_class(delay.opened_at, now)
-                        count.add(delay.task_name, age, 1, delay.opened_at)
-            incidents = sum(flow.incident is not None for flow in self._flows.values())
-            due_in = self.next_due_in(0.0)
-        return r.Census(
-            now=now,
-            open=count.read(most_tasks),
-            incidents=incidents,
-            lag_seconds=max(0.0, -due_in) if due_in is not None else 0.0,
-        )
 
     def purge(self, ended_before: int, progress: Callable[[int], object] | None = None) -> int:
         with self._lock:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from lazy_engine import rules
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
+from lazy_engine.ledger.census import Count
 from lazy_engine.ledger.memory_watch import MemoryWatch
 
 
@@ -71,6 +72,34 @@ class MemoryListing(MemoryWatch):
             incidents=min(incidents, limit),
             waiting=min(waiting, limit),
         )
+
+    def census(self, ages_seconds: Sequence[float], most_tasks: int) -> r.Census:
+        count = Count(ages_seconds)
+        with self._lock:
+            now = self.now()
+            for delays in self._delays.values():
+                for delay in delays.values():
+                    if delay.is_open and delay.opened_at is not None:
+                        age = count.age_class(delay.opened_at, now)
+                        count.add(delay.task_name, age, 1, delay.opened_at)
+            incidents = sum(flow.incident is not None for flow in self._flows.values())
+            called = [flow for flow in self._flows.values() if rules.is_called(flow, now)]
+            arrived = [at for flow in called if (at := self._arrived_at(flow)) is not None]
+            due_in = self.next_due_in(0.0)
+        return r.Census(
+            now=now,
+            open=count.read(most_tasks),
+            incidents=incidents,
+            lag_seconds=max(0.0, -due_in) if due_in is not None else 0.0,
+            answered=len(arrived),
+            answered_at=min(arrived, default=None),
+        )
+
+    def _arrived_at(self, flow: r.FlowRecord) -> int | None:
+        """Return when the first outcome arrived that its task does not have yet."""
+        delays = self._delays.get(flow.flow_uuid, {}).values()
+        found = (delay.arrived_at for delay in delays if delay.is_unabsorbed)
+        return min((at for at in found if at is not None), default=None)
 
     def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
         with self._lock:

@@ -49,6 +49,15 @@ class DelayNodes:
         names = self._connection.children(self._paths.arrived(flow_uuid))
         return [node.read_arrival_name(flow_uuid, name) for name in names]
 
+    def first_arrived(self, flow_uuids: Sequence[str]) -> list[DelayKey]:
+        """Return of each flow the key of the first outcome that :meth:`arrived_keys` has, if any."""
+        listed = self._connection.children_of([self._paths.arrived(uuid) for uuid in flow_uuids])
+        return [
+            node.read_arrival_name(flow_uuid, names[0])
+            for flow_uuid, names in zip(flow_uuids, listed, strict=True)
+            if names
+        ]
+
     def with_bodies(self, records: Sequence[r.DelayRecord]) -> list[r.DelayRecord]:
         """Return records with the bodies of their outcomes."""
         paths = {

@@ -107,16 +107,32 @@ class ZooKeeperListing(ZooKeeperWatch):
                 read += len(known)
                 for (at, _), name in itertools.zip_longest(bucket, known):
                     count.add(name, count.age_class(at, now), 1, at)
-            incidents = sum(flow.incident is not None for flow in self._all_flows())
+            incidents, called = 0, []
+            for flow in self._all_flows():
+                incidents += flow.incident is not None
+                if rules.is_called(flow, now):
+                    called.append(flow.flow_uuid)
+            arrived = self._arrived(called)
             due_in = self.next_due_in(0.0)
             return r.Census(
                 now=now,
                 open=count.read(most_tasks),
                 incidents=incidents,
                 lag_seconds=max(0.0, -due_in) if due_in is not None else 0.0,
+                answered=len(arrived),
+                answered_at=min(arrived, default=None),
             )
 
         return self._read(work)
+
+    def _arrived(self, flow_uuids: Sequence[str]) -> list[int]:
+        """Return of each flow that has outcomes to absorb when the first of them arrived."""
+        found: list[int] = []
+        for start in range(0, len(flow_uuids), _BATCH):
+            keys = self._delays.first_arrived(flow_uuids[start : start + _BATCH])
+            records = self._delays.find(keys).values()
+            found += [record.arrived_at for record in records if record.arrived_at is not None]
+        return found
 
     def _task_names(self, entries: Sequence[tuple[int, str]]) -> list[str | None]:
         keys = [waiting_key(name) for _, name in entries]

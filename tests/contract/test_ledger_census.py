@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lazy_engine import ledger
+from lazy_engine import incident, ledger
 from lazy_engine.access import open_backend
 from lazy_engine.ledger import record as r
-from tests.contract.stored import Flow, Store, make_flow
+from tests.contract.stored import A_LONG_LEASE, PARKS, Flow, Store, make_flow
 
 AGES = (60.0, 3600.0)
 
@@ -69,6 +69,36 @@ def test_incidents_and_what_is_overdue_are_counted(store: Store) -> None:
     assert store.other.census(AGES, 10).lag_seconds == 0.0
 
 
+def test_answered_flows_that_nobody_resumed_are_counted(store: Store) -> None:
+    def answered() -> tuple[int, int | None]:
+        census = store.other.census(AGES, 10)
+        return census.answered, census.answered_at
+
+    park(store, "not answered", 0)
+    assert answered() == (0, None)
+    first, second, broken, suspended = (park(store, "answered", 0) for _ in range(4))
+    for number, flow in enumerate((first, second, broken, suspended), 1):
+        store.set_clock(number * 100)
+        # Also where whoever answers can post no doorbell.
+        flow.deliver(rings=flow is not second)
+    # These are told of as what they are; one of them is to be tried again.
+    broken.other.note_incident(broken.uuid, incident.FACTORY_FAILED, "no")
+    assert broken.record().check_at is not None
+    suspended.other.set_wish(suspended.uuid, r.WISH_SUSPEND, None)
+    assert answered() == (2, first.delay().arrived_at)
+    lease = first.take().lease
+    assert answered() == (1, second.delay().arrived_at)
+    # Its owner dies: nobody has resumed it after all.
+    store.set_clock(500 + A_LONG_LEASE)
+    assert answered() == (2, first.delay().arrived_at)
+    assert first.absorb(lease, first.key(), ending=PARKS).has_ended
+    assert answered() == (1, second.delay().arrived_at)
+    # It is rung for again and again, by whoever can and by whoever cannot.
+    for rings in (True, False):
+        second.other.tend(second.uuid, rings=rings)
+        assert answered() == (1, second.delay().arrived_at)
+
+
 def test_trace_is_kept_with_the_delay(flow: Flow) -> None:
     trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
     changes = flow.opening()
@@ -116,4 +146,7 @@ def test_what_waits_is_counted_from_the_index_alone(sqlite_url: str) -> None:
         ]
     tables = [plan for plan in plans if "lazy_" in plan]
     assert any("COVERING INDEX lazy_delays_open (waiting_at>?)" in plan for plan in tables), plans
-    assert not [plan for plan in tables if "INDEX lazy_" not in plan]
+    # Of flows that were called for, and of these alone, the delays are read.
+    assert any("lazy_flows USING INDEX lazy_flows_check" in plan for plan in tables), plans
+    of_flow = "SEARCH lazy_delays USING INDEX sqlite_autoindex_lazy_delays_1 (flow_uuid=?)"
+    assert not [plan for plan in tables if "INDEX lazy_" not in plan and plan != of_flow]

@@ -25,8 +25,8 @@ from tests.waiting import wait_until
 class Gated(Client):
     """Lets the first delivery wait until it is told to go on, and notes who calls what."""
 
-    def __init__(self, store: Any) -> None:
-        super().__init__(store)
+    def __init__(self, store: Any, board: Any = None) -> None:
+        super().__init__(store, board)
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.batches: list[int] = []
@@ -45,6 +45,16 @@ class Gated(Client):
         if self.failure is not None:
             raise self.failure
         return super().deliver_many(items)
+
+
+class BrokenBoard:
+    """A job board of somebody's own that does not raise what TaskFlow's do."""
+
+    name = "broken"
+    connected = True
+
+    def post(self, *_: Any, **__: Any) -> Any:
+        raise OSError("no route to it")
 
 
 @pytest.fixture
@@ -105,11 +115,31 @@ def test_what_comes_meanwhile_shares_a_transaction(store: Any, client: Gated) ->
         assert world.client.flow(world.flow_uuid).results["waits"] == world.token[-4:]
 
 
-def test_batch_that_fails_is_done_one_by_one(store: Any, client: Gated) -> None:
-    client.failure = RuntimeError("a defect")
-    replies = answer_at_once(client, [world.token for world in worlds(store, 3)], ONE)
+def test_batch_that_fails_is_logged_and_done_one_by_one(
+    store: Any, client: Gated, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = [world.token for world in worlds(store, 3)]
+    client.failure = RuntimeError(f"a defect with {tokens[1]}")
+    replies = answer_at_once(client, tokens, ONE)
     assert [reply.status for reply in replies] == [200] * 3
     assert (client.batches, client.alone) == ([2], 3)
+    (line,) = [one for one in caplog.records if one.name == "lazy_engine.http.gathering"]
+    assert line.levelname == "ERROR"
+    assert "2 deliveries" in line.getMessage()
+    assert "RuntimeError: a defect" in line.getMessage()
+    assert tokens[1] not in caplog.text
+
+
+def test_doorbells_that_no_board_took_are_not_told_of_as_rung(store: Any) -> None:
+    client = Gated(store, BrokenBoard())
+    made = worlds(store, 4)
+    replies = answer_at_once(client, [world.token for world in made], ONE)
+    assert client.batches == [3]
+    assert [(reply.status, reply.document["disposition"]) for reply in replies] == (
+        [(200, "accepted")] * 4
+    )
+    assert [reply.document["woken"] for reply in replies] == [False] * 4
+    assert [world.ledger.flow(world.flow_uuid).rung_at for world in made] == [None] * 4
 
 
 def test_store_that_is_away_is_told_to_each(store: Any, client: Gated) -> None:

@@ -42,6 +42,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("get", "/"): LETS_IN_ANYBODY,
     ("get", "/page/{wanted}/{name}"): LETS_IN_ANYBODY,
     ("get", "/v1/openapi.json"): LETS_IN_ANYBODY,
+    ("get", "/v1/key"): LETS_IN_READERS,
     ("get", "/v1/summary"): LETS_IN_READERS,
     ("get", "/v1/events"): LETS_IN_READERS,
     ("get", "/v1/flows"): LETS_IN_READERS,
@@ -146,6 +147,12 @@ def test_each_caller_may_do_what_the_table_says_and_nothing_else(
         assert receipt["status"] == (200 if may_change else 404)
     if not may_change:
         assert world.snapshot() == before
+
+
+def test_key_is_told_what_it_may_do(server: Server) -> None:
+    for key, may_act in ((READ_KEY, False), (ACT_KEY, True)):
+        reply = Web(server.url).get("/v1/key", Authorization=f"Bearer {key}")
+        assert reply.document == {"may_act": may_act}
 
 
 def test_table_has_every_endpoint(app: Any) -> None:

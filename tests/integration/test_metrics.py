@@ -142,6 +142,19 @@ def test_incidents_timers_and_lag_are_told(client: Client) -> None:
     assert told(Metrics(client))["watchdog_lag_seconds"] == 0
 
 
+def test_answers_that_nobody_takes_are_told(client: Client) -> None:
+    world = park(client.backend)
+    found = told(Metrics(client))
+    assert (found["answered_flows"], found["oldest_answer_seconds"]) == (0, 0)
+    client.complete(world.token, 1)
+    move_clock(client, 400)
+    found = told(Metrics(client))
+    assert found["answered_flows"] == 1
+    assert 400 <= found["oldest_answer_seconds"] < 410
+    assert client.resume(world.flow_uuid) == states.SUCCESS
+    assert told(Metrics(client))["answered_flows"] == 0
+
+
 def test_names_of_tasks_are_bounded_and_can_be_written(client: Client) -> None:
     metrics = Metrics(client, most_tasks=2)
     world = park(client.backend)

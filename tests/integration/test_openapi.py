@@ -71,6 +71,7 @@ def test_description_names_every_endpoint(api_schema: Any) -> None:
         "get /v1/delays",
         "get /v1/flows/{uuid}",
         "get /v1/flows/{uuid}/picture",
+        "get /v1/key",
         "get /v1/summary",
         "post /v1/flows/{uuid}/suspend",
         "post /v1/flows/{uuid}/resume",

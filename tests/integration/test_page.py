@@ -27,6 +27,8 @@ from tests.servers import Chromium
 from tests.waiting import wait_until
 
 KEY = "operators-key-0123456789"
+READ_KEY = "readers-key-0123456789"
+BUTTONS = ["Suspend…", "Resume…", "Cancel…", "Answer…", "Fail…", "Token…"]
 VIEWS = ("#/", "#/waits", "#/waits?order=due", "#/flows", "#/flow/{release}", "#/flow/{large}")
 PICTURES = os.environ.get("LAZY_ENGINE_TEST_PICTURES")
 
@@ -435,16 +437,40 @@ def test_assistive_software_is_told_all(browser: Browser, parked: dict[str, str]
     assert browser.run("return document.querySelectorAll('h1').length") == 1
 
 
-def test_key_for_looking_only_acts_on_nothing(driver: Any, tmp_path: pathlib.Path) -> None:
+def test_key_for_looking_only_gets_no_buttons(driver: Any, tmp_path: pathlib.Path) -> None:
     with opened(f"sqlite:///{tmp_path / 'lazy.sqlite'}") as store:
         client = Client(store)
         flow_uuid = client.submit(page_flows.approval)
         client.resume(flow_uuid)
-        with Server(make_app(client, read_keys=[KEY])) as server:
+        with Server(make_app(client, api_keys=[KEY], read_keys=[READ_KEY])) as server:
+            browser = Browser(driver, server.url)
+            browser.open(f"#/flow/{flow_uuid}")
+            # The same tab with one key and then with the other, without being loaded anew.
+            for key, wanted in ((READ_KEY, []), (KEY, BUTTONS), (READ_KEY, [])):
+                browser.find("#key").send_keys(f"{key}\n")
+                browser.shows("why: approve", selector="#flow-tasks")
+                found = browser.run(
+                    "return [...document.querySelectorAll('main button')].map((e) => e.textContent)"
+                )
+                assert found == wanted
+                assert ("for looking only" in browser.text("#flow-head")) is (key == READ_KEY)
+                shoot(browser, f"{len(wanted)} buttons")
+                browser.click("Forget key")
+            browser.leave()
+
+
+def test_what_a_key_may_not_do_any_more_is_refused(driver: Any, tmp_path: pathlib.Path) -> None:
+    with opened(f"sqlite:///{tmp_path / 'lazy.sqlite'}") as store:
+        client = Client(store)
+        flow_uuid = client.submit(page_flows.approval)
+        client.resume(flow_uuid)
+        with Server(make_app(client, api_keys=[KEY])) as server:
             browser = Browser(driver, server.url)
             browser.come_in(KEY, f"#/flow/{flow_uuid}")
             browser.click("Answer… approve")
             browser.fill("Result, as JSON", "true")
+            port = int(server.url.rpartition(":")[2])
+        with Server(make_app(client, read_keys=[KEY]), port=port):
             browser.click("Record this result", "dialog")
             browser.shows("for looking only; nothing was done", selector="dialog [role=alert]")
             assert len(client.delays(flow_uuid=flow_uuid)) == 1

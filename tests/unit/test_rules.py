@@ -42,6 +42,24 @@ def judge(found: DelayRecord | None, *, is_over: bool = False, attempt_over: boo
 
 
 @pytest.mark.parametrize(
+    ("expected", "values"),
+    [
+        (False, {"check_at": None}),
+        (True, {"check_at": NOW - 1}),
+        (True, {"check_at": NOW + 1, "rung_at": NOW}),
+        (False, {"check_at": NOW + 1, "owner": "o", "lease_expires_at": NOW + 1}),
+        (True, {"check_at": NOW, "owner": "o", "lease_expires_at": NOW}),
+        (False, {"check_at": NOW, "wish": WISH_SUSPEND}),
+        (True, {"check_at": NOW, "wish": WISH_CANCEL}),
+        (False, {"check_at": NOW, "incident": {"next_try_at": NOW - 1}}),
+        (False, {"check_at": NOW, "state": states.SUCCESS}),
+    ],
+)
+def test_flow_is_called_until_somebody_has_it(expected: bool, values: dict[str, Any]) -> None:
+    assert rules.is_called(flow(**values), NOW) is expected
+
+
+@pytest.mark.parametrize(
     ("found", "over", "attempt_over", "expected"),
     [
         (None, False, False, Disposition.EARLY),

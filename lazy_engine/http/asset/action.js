@@ -82,9 +82,10 @@ function shownToken(token) {
   return h("div", { class: "field" }, h("label", { for: "token" }, "Token"), field);
 }
 
-/** The buttons for a flow, as far as they would do anything. */
-export function flowButtons(flow, isCancelled, refresh) {
+/** The buttons for a flow, as far as they would do anything and the key allows it. */
+export function flowButtons(flow, isCancelled, mayAct, refresh) {
   if (flow.ended_at) return h("p", {}, "The flow is over; nothing can be done to it.");
+  if (!mayAct) return h("p", {}, "This key is for looking only.");
   const done = (text) => (refresh(), text);
   const reason = [{ name: "reason", label: "Reason, for others to read" }];
   const send = (verb, value) => post(flowPath(flow.uuid, verb), value === undefined ? undefined : JSON.stringify(value));

@@ -2,16 +2,19 @@
 // Asks the server. The key stands in a header, never in an address, and is kept for this tab alone.
 
 const KEY = "lazy_engine.key";
+let right = null;
 
 export function readKey() {
   return sessionStorage.getItem(KEY);
 }
 
 export function keepKey(key) {
+  right = null;
   sessionStorage.setItem(KEY, key);
 }
 
 export function forgetKey() {
+  right = null;
   sessionStorage.removeItem(KEY);
 }
 
@@ -56,6 +59,18 @@ function queryOf(query) {
 
 export async function get(path, query) {
   return read(await ask("GET", path + queryOf(query)));
+}
+
+/** Return whether the key is for more than looking; asked once. What it does not allow is refused anyway. */
+export async function learnRight() {
+  // Kept before it is answered: an answer for a key that was forgotten meanwhile is nobody's.
+  const asked = (right ??= get("key"));
+  try {
+    return (await asked).may_act;
+  } catch (error) {
+    if (right === asked) right = null;
+    throw error;
+  }
 }
 
 /** Send something; *body* is JSON text. */

@@ -2,7 +2,7 @@
 // One flow: how it stands, what went wrong, its picture, tasks, receipts and arguments.
 
 import { flowButtons } from "./action.js";
-import { flowPath, get } from "./api.js";
+import { flowPath, get, learnRight } from "./api.js";
 import { h, replace, table } from "./dom.js";
 import { Drawing } from "./graph.js";
 import { badge, lookOf } from "./look.js";
@@ -39,7 +39,7 @@ export class Flow {
     try {
       do {
         this.isStale = false;
-        this.show(await get(flowPath(this.uuid, "picture")));
+        this.show(...(await Promise.all([get(flowPath(this.uuid, "picture")), learnRight()])));
       } while (this.isStale);
     } catch (error) {
       if (error.status === 401) throw error;
@@ -56,17 +56,17 @@ export class Flow {
     this.later = setTimeout(() => this.element.isConnected && this.fetch(), Math.max(0, this.restsUntil - Date.now()));
   }
 
-  show(picture) {
+  show(picture, mayAct) {
     learnTime(picture.now);
     this.title = picture.flow.name;
     const refresh = () => this.fetch();
-    replace(this.parts.head, head(picture, refresh));
+    replace(this.parts.head, head(picture, mayAct, refresh));
     if (picture.tasks.length) this.drawing.draw(picture);
     this.picture.hidden = !picture.tasks.length;
     replace(
       this.parts.tasks,
       h("h2", {}, "Tasks"),
-      picture.tasks.length ? tasks(picture, refresh) : h("p", {}, "The flow has not begun: nobody knows its tasks yet."),
+      picture.tasks.length ? tasks(picture, mayAct, refresh) : h("p", {}, "The flow has not begun: nobody knows its tasks yet."),
       picture.tasks_left_out ? h("p", {}, `${count(picture.tasks_left_out, "task")} more, not shown.`) : null,
     );
     replace(
@@ -92,7 +92,7 @@ export class Flow {
   }
 }
 
-function head({ flow, is_cancelled: isCancelled, drift, factory }, refresh) {
+function head({ flow, is_cancelled: isCancelled, drift, factory }, mayAct, refresh) {
   const facts = [
     ["Uuid", h("span", { class: "uuid" }, flow.uuid)],
     ["Waits", count(flow.open_delays, "task")],
@@ -107,7 +107,7 @@ function head({ flow, is_cancelled: isCancelled, drift, factory }, refresh) {
     h("h1", {}, flow.name, " ", badge(lookOf(flow.state), flow.state), isCancelled && !flow.ended_at ? [" ", badge("reverting", "being cancelled")] : null),
     flow.incident ? incident(flow.incident) : null,
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    flowButtons(flow, isCancelled, refresh),
+    flowButtons(flow, isCancelled, mayAct, refresh),
     drift ? changes(drift) : null,
   ];
 }

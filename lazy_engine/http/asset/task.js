@@ -26,7 +26,7 @@ function parsed(text) {
   }
 }
 
-export function tasks(picture, refresh) {
+export function tasks(picture, mayAct, refresh) {
   const waiting = new Map();
   const answered = new Set();
   for (const delay of picture.delays) {
@@ -68,7 +68,7 @@ export function tasks(picture, refresh) {
             const words = compact(details);
             return [
               h("p", {}, "Waits for ", words ? h("span", {}, words) : "an answer", "."),
-              delayButtons({ ...delay, flow_uuid: picture.flow.uuid, details }, refresh),
+              mayAct ? delayButtons({ ...delay, flow_uuid: picture.flow.uuid, details }, refresh) : null,
             ];
           }
           if (task.look === "waiting") return answered.has(task.name) ? "Answered; the next resume takes the answer." : "Waits.";

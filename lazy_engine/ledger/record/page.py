@@ -79,12 +79,17 @@ class Census:
     :ivar now: the store's time at which it was taken.
     :ivar incidents: flows that could not be run.
     :ivar lag_seconds: for how long the watchdogs have left undone what is due first.
+    :ivar answered: flows with outcomes that their tasks do not have yet, which were called
+        for and which nobody runs.
+    :ivar answered_at: when the first of these outcomes arrived, or ``None``.
     """
 
     now: int
     open: Sequence[OpenCount]
     incidents: int
     lag_seconds: float
+    answered: int
+    answered_at: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
