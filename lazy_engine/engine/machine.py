@@ -10,17 +10,13 @@ has to wait for its tasks, and together with the end of the run otherwise.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent import futures
-from typing import Any, Final, Protocol
+from typing import Any
 
 from automaton import machines
-from futurist import waiters
 from taskflow import states
 from taskflow.types import failure as taskflow_failure
 
@@ -41,62 +37,10 @@ from lazy_engine.engine.transition import (
     UNDEFINED,
     WAIT,
 )
+from lazy_engine.engine.waiting import Memory, Owner, Waiting
 from lazy_engine.ledger import record as r
 
 LOG = logging.getLogger(__name__)
-
-#: Longest uninterrupted wait for futures when the caller gives none.
-_WAIT_SECONDS: Final = 60.0
-#: How often news are looked for while waiting, at first and at most.
-_FIRST_LOOK_SECONDS: Final = 0.01
-_LAST_LOOK_SECONDS: Final = 0.25
-
-
-class Owner(Protocol):
-    """What the machine needs of the engine that owns the flow."""
-
-    def commit(self, ending: r.Ending | None = None) -> r.Committed:
-        """Write the buffer, fenced."""
-
-    def look(self) -> bool:
-        """Ask the ledger whether outcomes came; raise if ownership is lost."""
-
-    def check(self) -> None:
-        """Act on what the keeper noted; raise if ownership is lost."""
-
-    def fetch(self) -> Iterable[r.DelayRecord]:
-        """Return the outcomes to absorb."""
-
-    def deliver(self, deliveries: Sequence[r.Delivery]) -> None:
-        """Record outcomes that a probe found."""
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the flow is to be called off."""
-
-    @property
-    def probing(self) -> Sequence[r.DelayRecord]:
-        """The delays that were open when the lease was taken and ask for probes."""
-
-    @property
-    def taken_at(self) -> int:
-        """The store's time then."""
-
-
-@dataclasses.dataclass
-class Memory:
-    """What one run has at hand; of none of it is anything lost with the process."""
-
-    next_up: set[host.Atom] = dataclasses.field(default_factory=set)
-    not_done: set[Any] = dataclasses.field(default_factory=set)
-    done: set[Any] = dataclasses.field(default_factory=set)
-    failures: list[taskflow_failure.Failure] = dataclasses.field(default_factory=list)
-    inbox: deque[r.DelayRecord] = dataclasses.field(default_factory=deque)
-
-    def cancel_futures(self) -> None:
-        """Cancel what has not begun yet."""
-        for future in self.not_done:
-            future.cancel()
 
 
 class Machine:
@@ -124,12 +68,18 @@ class Machine:
         self._outbox = runtime.notifier
         self._owner = owner
         self._statistics = statistics
-        self._timeout = _WAIT_SECONDS if timeout is None else timeout
-        self._linger_seconds = linger_seconds
-        self._linger_until: float | None = None
         self._gathers = gathers_statistics
         self._probes = Probes(runtime, owner.probing, owner.taken_at, owner.deliver)
         self.memory = Memory()
+        self._waiting = Waiting(
+            self.memory,
+            self._storage,
+            owner,
+            self._completer,
+            self._probes,
+            timeout=timeout,
+            linger_seconds=linger_seconds,
+        )
         self.finite = self._build()
 
     def _build(self) -> machines.FiniteMachine:
@@ -157,7 +107,7 @@ class Machine:
 
     def _resume(self, _old: str, _new: str, _event: str) -> str:
         self._outbox.collect()
-        self._take_in(self._owner.fetch())
+        self._waiting.take_in(self._owner.fetch())
         unfinished = self._completer.resume()
         self._call_off()
         self.memory.next_up.update(unfinished, self._next_atoms())
@@ -169,7 +119,7 @@ class Machine:
         self._settle_turn()
         state = self._storage.get_flow_state()
         if state == states.RUNNING and self.memory.next_up:
-            self._linger_until = None
+            self._waiting.start_over()
             wanted = [atom for atom in self.memory.next_up if self._is_due(atom)]
             wanted.sort(key=lambda atom: getattr(atom, "priority", 0), reverse=True)
             self.memory.next_up.clear()
@@ -187,13 +137,13 @@ class Machine:
         memory = self.memory
         if memory.not_done and not all(future.done() for future in memory.not_done):
             self._settle_turn(blocks=True)
-            self._wait_for_futures()
+            self._waiting.wait_for_futures()
         elif memory.not_done:
             memory.done.update(memory.not_done)
             memory.not_done.clear()
-        elif self._lingers():
+        elif self._waiting.lingers():
             self._settle_turn(blocks=True)
-            self._linger()
+            self._waiting.linger()
         return ANALYZE
 
     def _analyze(self, _old: str, _new: str, _event: str) -> str:
@@ -204,7 +154,7 @@ class Machine:
             next_up |= self._complete(memory.done.pop())
         while memory.inbox and not next_up and not memory.failures:
             next_up |= self._absorb(memory.inbox.popleft())
-        if next_up or memory.not_done or self._lingers():
+        if next_up or memory.not_done or self._waiting.lingers():
             if not memory.failures:
                 memory.next_up.update(next_up)
             self._settle_turn()
@@ -220,7 +170,7 @@ class Machine:
             if state == states.SUSPENDING:
                 memory.cancel_futures()
             return WAIT
-        return WAIT if self._lingers() else FINISH
+        return WAIT if self._waiting.lingers() else FINISH
 
     def _game_over(self, _old: str, _new: str, _event: str) -> str:
         state, event = self._verdict()
@@ -241,7 +191,7 @@ class Machine:
         )
         done = self._commit(ending)
         if not done.has_ended:
-            self._linger_until = None
+            self._waiting.start_over()
             return "analyze_again"
         self._outbox.send()
         return event
@@ -300,7 +250,7 @@ class Machine:
         atom = future.atom
         if hasattr(future, "probe_of"):
             if self._probes.complete(future):
-                self._take_in(self._owner.fetch())
+                self._waiting.take_in(self._owner.fetch())
             return set()
         try:
             is_complete = self._try(atom, lambda: self._completer.complete_future(future))
@@ -408,7 +358,7 @@ class Machine:
                 return
         self._runtime.task_action.call_off(atom)
 
-    # -- committing and waiting -------------------------------------------
+    # -- committing -------------------------------------------
 
     def _settle_turn(self, *, blocks: bool = False) -> None:
         """Commit what must be durable now, then tell about it.
@@ -424,78 +374,10 @@ class Machine:
         while True:
             done = self._owner.commit(ending)
             if not done.refused:
-                self._take_in(done.arrivals)
+                self._waiting.take_in(done.arrivals)
                 return done
             # Somebody answered a delay just as it was being called off. The
             # answer came first; it is absorbed over what was buffered.
             self._outbox.collect()
             for record in done.refused:
                 self.memory.next_up.update(self._absorb(record))
-
-    def _take_in(self, arrivals: Iterable[r.DelayRecord]) -> None:
-        known = {record.key for record in self.memory.inbox}
-        self.memory.inbox.extend(
-            record
-            for record in arrivals
-            # The store has those still that were absorbed and not committed yet.
-            if record.key not in known and not self._storage.has_absorbed(record.key)
-        )
-
-    def _lingers(self) -> bool:
-        """Whether to stay awake a little for quick answers."""
-        if (
-            not self._linger_seconds
-            or self.memory.failures
-            or self.memory.next_up
-            or self._storage.get_flow_state() != states.RUNNING
-            or not self._storage.delayed_tasks()
-        ):
-            return False
-        if self._linger_until is None:
-            self._linger_until = time.monotonic() + self._linger_seconds
-        return time.monotonic() < self._linger_until
-
-    def _wait_for_futures(self) -> None:
-        """Wait until a task is done, outcomes came, or the caller's time is up."""
-        memory = self.memory
-        end = time.monotonic() + self._timeout
-        for pause in _pauses():
-            left = 0.0 if memory.inbox else end - time.monotonic()
-            seconds = max(0.0, min(pause, left, self._probes.pause_seconds))
-            done, memory.not_done = waiters.wait_for_any(memory.not_done, timeout=seconds)
-            memory.done.update(done)
-            self._owner.check()
-            if self._storage.get_flow_state() != states.RUNNING:
-                memory.cancel_futures()
-            if done or left <= 0 or self._has_news() or self._is_called():
-                return
-
-    def _linger(self) -> None:
-        """Stay awake for quick answers, looking ever less often."""
-        for pause in _pauses():
-            left = (self._linger_until or 0.0) - time.monotonic()
-            if left <= 0 or self._has_news() or self._is_called():
-                return
-            self._owner.check()
-            if self._storage.get_flow_state() != states.RUNNING:
-                return
-            time.sleep(min(pause, left, self._probes.pause_seconds))
-
-    def _is_called(self) -> bool:
-        """Whether there is something to do other than to wait."""
-        if self._owner.is_cancelled and not self._completer.is_cancelling:
-            return True
-        return self._probes.is_due and self._storage.get_flow_state() == states.RUNNING
-
-    def _has_news(self) -> bool:
-        if not self._storage.delayed_tasks() or not self._owner.look():
-            return False
-        self._take_in(self._owner.fetch())
-        return bool(self.memory.inbox)
-
-
-def _pauses() -> Iterable[float]:
-    pause = _FIRST_LOOK_SECONDS
-    while True:
-        yield pause
-        pause = min(_LAST_LOOK_SECONDS, pause * 1.5)

@@ -8,10 +8,9 @@ that is durable yet or not; what *tasks* see is durable before they start.
 
 from __future__ import annotations
 
-import collections
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from taskflow import states
 from taskflow.persistence import models
@@ -19,22 +18,10 @@ from taskflow.persistence import models
 from lazy_engine import errors, host, ledger, rules, shape, token
 from lazy_engine.delay import DELAYED, Delay
 from lazy_engine.engine.argument import ArgumentStorage
+from lazy_engine.engine.buffer import Buffer
 from lazy_engine.engine.state_index import StateIndex
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.desk import META_ATTEMPTS, stored_attempt
-
-#: Columns that a mark touches.
-_MARKS: Final = frozenset(("state", "meta"))
-
-
-def _is_mark(columns: set[str], state: str) -> bool:
-    """Whether a change says no more than that a task has begun, or how far it is.
-
-    Such a change need not be durable before the engine blocks.
-    """
-    return columns == {"meta"} or (
-        columns <= _MARKS and state in (states.RUNNING, states.REVERTING)
-    )
 
 
 def is_cancelled(failure: host.Failure) -> bool:
@@ -65,8 +52,9 @@ class LazyStorage(ArgumentStorage):
         self.on_structure: Callable[[], None] = _ignore
         self.on_state: Callable[[str, str, str], None] = _ignore
         self._new_probes: list[r.DelayOpening] = []
+        self._buffer = Buffer(self.flow_detail)
         self._find_waits()
-        self._clear()
+        self.settle()
 
     def _find_waits(self) -> None:
         self.states = StateIndex(self.flow_detail)
@@ -75,34 +63,16 @@ class LazyStorage(ArgumentStorage):
             name for name in self.delayed_tasks() if self.get_atom_intention(name) != states.EXECUTE
         }
 
-    def _clear(self) -> None:
-        #: How many delays are open in the store.
-        self._stored_open = len(self.delayed_tasks())
-        #: The flow's state in the store, if it is there before it is here.
-        self._state_ahead: str | None = None
-        self._flow_is_dirty = False
-        self._new: dict[str, None] = {}  # in order of appearance
-        self._dirty: dict[str, set[str]] = collections.defaultdict(set)
-        self._encoded: dict[str, str | None] = {}
-        self._opened: dict[token.DelayKey, r.DelayOpening] = {}
-        self._absorbed: dict[token.DelayKey, r.DelayRecord | None] = {}
-        self._closed: dict[tuple[str, str], r.DelayClosing] = {}
-        self._probed: dict[token.DelayKey, r.DelayProbing] = {}
-        self._later: dict[token.DelayKey, r.AtomChange] = {}
-        self._must_write = False
-
     # -- what TaskFlow writes ---------------------------------------------
 
     def note_flow(self, before: models.FlowDetail, after: models.FlowDetail) -> None:
-        is_news = before.state != after.state and after.state != self._state_ahead
-        self._flow_is_dirty |= is_news or before.meta != after.meta
+        self._buffer.note_flow(before, after)
         if len(before) == len(after):
             return  # atoms are only ever added
         for atom in after:
             if before.find(atom.uuid) is None:
-                self._new[atom.uuid] = None
+                self._buffer.note_new(atom)
                 self.states.put(atom.name, atom.state)
-                self._must_write = True
                 self.on_structure()
 
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
@@ -116,8 +86,7 @@ class LazyStorage(ArgumentStorage):
             self.note_columns(after, changed)
 
     def note_columns(self, detail: models.AtomDetail, columns: set[str]) -> None:
-        self._dirty[detail.uuid] |= columns
-        self._must_write |= not _is_mark(columns, detail.state)
+        self._buffer.note_columns(detail, columns)
         if "state" in columns:
             self.states.put(detail.name, detail.state)
         if "state" in columns or "intention" in columns:
@@ -175,7 +144,7 @@ class LazyStorage(ArgumentStorage):
             detail = self.atom_detail(atom_name)
             if isinstance(detail, models.TaskDetail):
                 # What a retry controller's detail keeps is a history of results.
-                self._encoded[detail.uuid] = encoded
+                self._buffer.note_encoded(detail, encoded)
                 self.save_result(atom_name, result)
                 return
         super().save(atom_name, result, state=state)
@@ -185,7 +154,7 @@ class LazyStorage(ArgumentStorage):
     def stored_atoms(self) -> list[shape.StoredAtom]:
         """Return the atoms that the store has a detail of."""
         return [
-            shape.stored_atom(detail) for detail in self._atoms() if detail.uuid not in self._new
+            shape.stored_atom(detail) for detail in self._atoms() if not self._buffer.is_new(detail)
         ]
 
     def adopt_shape(self, found: shape.Shape, note: Mapping[str, Any]) -> None:
@@ -204,10 +173,9 @@ class LazyStorage(ArgumentStorage):
                 if (detail.meta.get(shape.META_SHAPE), detail.version) != (wanted, version):
                     detail.meta = {**detail.meta, shape.META_SHAPE: wanted}
                     detail.version = version
-                    if detail.uuid not in self._new:
-                        self._dirty[detail.uuid] |= {"meta", "version"}
+                    self._buffer.note_shape(detail)
             self.update_flow_metadata({shape.META_SHAPE: found.to_meta(), **note})
-            self._must_write = True
+            self._buffer.must_write = True
 
     def _atoms(self) -> Iterable[models.AtomDetail]:
         return (detail for detail in self.flow_detail if detail.name != self.injector_name)
@@ -245,14 +213,13 @@ class LazyStorage(ArgumentStorage):
                 terms=delay.terms,
                 traceparent=delay.traceparent,
             )
-            self._opened[key] = opening
+            self._buffer.open(opening)
             if delay.terms.probe_seconds is not None:
                 self._new_probes.append(opening)
             if key.kind == token.REVERT:
                 self._waits_in_revert.add(task_name)
             else:
                 self._waits_in_revert.discard(task_name)
-            self._must_write = True
 
     def take_new_probes(self) -> list[r.DelayOpening]:
         """Return, once, the delays opened since the last call that ask for probes."""
@@ -261,8 +228,7 @@ class LazyStorage(ArgumentStorage):
 
     def note_probe(self, probing: r.DelayProbing) -> None:
         """Note that a probe found nothing."""
-        self._probed[probing.key] = probing
-        self._must_write = True
+        self._buffer.probe(probing)
 
     def end_without_delay(self, key: token.DelayKey) -> None:
         """Note that an attempt which made a ``Delay`` ended without one."""
@@ -273,21 +239,16 @@ class LazyStorage(ArgumentStorage):
 
         :param record: the delay, for whoever observes.
         """
-        closing = self._closed.pop((key.atom_uuid, key.kind), None)
-        if closing is not None and key.attempt > 1:
-            # What is taken back is the end of this wait, not that of earlier attempts.
-            self._close(key.atom_uuid, key.kind, key.attempt - 1, r.CLOSED_RETRIED)
-        self._absorbed[key] = record
-        self._must_write = True
+        self._buffer.absorb(key, record)
 
     def has_absorbed(self, key: token.DelayKey) -> bool:
         """Whether a delay's outcome is handed to its task with the next commit."""
-        return key in self._absorbed
+        return self._buffer.has_absorbed(key)
 
     @property
     def absorbed(self) -> list[r.DelayRecord]:
         """The delays whose outcomes are handed to their tasks with the next commit."""
-        return [record for record in self._absorbed.values() if record is not None]
+        return self._buffer.absorbed
 
     def call_off(self, task_name: str) -> host.Failure:
         """End a task's wait for outside without an outcome; return what it ends with."""
@@ -309,10 +270,11 @@ class LazyStorage(ArgumentStorage):
             return failure
 
     def _close(self, atom_uuid: str, kind: str, up_to_attempt: int, reason: str) -> None:
-        self._closed[atom_uuid, kind] = r.DelayClosing(
-            atom_uuid=atom_uuid, kind=kind, up_to_attempt=up_to_attempt, reason=reason
+        self._buffer.close(
+            r.DelayClosing(
+                atom_uuid=atom_uuid, kind=kind, up_to_attempt=up_to_attempt, reason=reason
+            )
         )
-        self._must_write = True
 
     def delay_key(self, task_name: str) -> token.DelayKey:
         """Return the name of the attempt that a waiting task is in."""
@@ -338,28 +300,22 @@ class LazyStorage(ArgumentStorage):
     @property
     def must_write(self) -> bool:
         """Whether there is anything that must be durable before another task begins."""
-        return self._must_write
+        return self._buffer.must_write
 
     @property
     def should_write(self) -> bool:
         """Whether there is anything that is to be durable before the engine blocks."""
-        return self._must_write or bool(self._absorbed)
+        return self._buffer.should_write
 
     def write_later(self, task_name: str, key: token.DelayKey) -> None:
         """Let a task begin before what was absorbed just now is durable.
 
         For a result from outside, before which nothing had to be written: it lies
         in the ledger, where nothing replaces it, so whoever runs the flow after a
-        crash absorbs the same. It is kept as it is now, for the keeper to write.
+        crash absorbs the same.
         """
         with self.lock.write_lock():
-            detail = self.atom_detail(task_name)
-            self._later[key] = r.AtomChange(
-                detail=detail.copy(),
-                columns=frozenset(self._dirty[detail.uuid]),
-                encoded_results=self._encoded.get(detail.uuid),
-            )
-            self._must_write = False
+            self._buffer.write_later(self.atom_detail(task_name), key)
 
     def changes(self, ending_state: str | None = None) -> r.Changes:
         """Return all that is buffered; it stays buffered until :meth:`settle`.
@@ -367,104 +323,36 @@ class LazyStorage(ArgumentStorage):
         :param ending_state: the flow's state from now on, if the run ends.
         """
         with self.lock.read_lock():
-            open_delays = len(self.delayed_tasks())
-            known = self.flow_detail
-            flow = models.FlowDetail(known.name, known.uuid)
-            flow.meta = dict(known.meta or {})
-            flow.state = DELAYED if open_delays else (ending_state or known.state)
-            return r.Changes(
-                flow=flow,
-                flow_is_dirty=self._flow_is_dirty or bool(self._opened) or ending_state is not None,
-                open_delays=open_delays,
-                atoms=[*self._created(), *self._changed(self._dirty)],
-                opened=list(self._opened.values()),
-                absorbed=list(self._absorbed),
-                closed=list(self._closed.values()),
-                probed=list(self._probed.values()),
-            )
-
-    @property
-    def is_unstored(self) -> bool:
-        """Whether the store has a detail of no atom: nobody has ever run the flow."""
-        return len(self._new) == len(self.flow_detail)
-
-    def settle_first(self) -> None:
-        """Forget the buffer: it was stored together with the taking of the lease, as of a flow that runs."""
-        self._clear()
-        self._state_ahead = states.RUNNING
+            return self._buffer.changes(len(self.delayed_tasks()), ending_state)
 
     def begun_marks(self) -> r.Changes | None:
-        """Return the buffered marks and progress of tasks at work, if any.
-
-        A task at work has seen nothing but what is durable and what was absorbed
-        since; so with the latter its own marks may be written ahead of the rest of
-        the buffer.
-        """
+        """Take the marks and the progress of tasks at work out of the buffer, if there are any."""
         with self.lock.write_lock():
-            if self._new:
-                return None
-            marks = {
-                uuid: columns
-                for uuid, columns in self._dirty.items()
-                if self._detail(uuid).state in (states.RUNNING, states.REVERTING)
-                and columns <= _MARKS
-            }
-            if not marks and not self._later:
-                return None
-            later, self._later = self._later, {}
-            changes = r.Changes(
-                flow=self.flow_detail.copy(retain_contents=False),
-                open_delays=self._stored_open - len(later),
-                atoms=[
-                    *later.values(),
-                    *(
-                        r.AtomChange(detail=change.detail.copy(), columns=change.columns)
-                        for change in self._changed(marks)
-                    ),
-                ],
-                absorbed=list(later),
-            )
-            for uuid in marks:
-                del self._dirty[uuid]
-            self._stored_open -= len(later)
-            return changes
+            return self._buffer.take_marks()
 
     def keep_marks(self, changes: r.Changes) -> None:
         """Buffer marks again whose writing failed."""
         with self.lock.write_lock():
-            absorbed = {key.atom_uuid: key for key in changes.absorbed}
-            self._stored_open += len(absorbed)
-            for change in changes.atoms:
-                if key := absorbed.get(change.detail.uuid):
-                    self._later[key] = change
-                else:
-                    self._dirty[change.detail.uuid] |= change.columns
+            self._buffer.keep_marks(changes)
 
-    def _detail(self, uuid: str) -> models.AtomDetail:
-        return self.flow_detail.find(uuid)
-
-    def _created(self) -> Iterable[r.AtomChange]:
-        for uuid in self._new:
-            yield r.AtomChange(detail=self._detail(uuid), columns=frozenset(), is_new=True)
-
-    def _changed(self, dirty: Mapping[str, set[str]]) -> Iterable[r.AtomChange]:
-        for uuid, columns in dirty.items():
-            if uuid not in self._new:
-                yield r.AtomChange(
-                    detail=self._detail(uuid),
-                    columns=frozenset(columns),
-                    encoded_results=self._encoded.get(uuid),
-                )
+    @property
+    def is_unstored(self) -> bool:
+        """Whether the store has a detail of no atom: nobody has ever run the flow."""
+        return self._buffer.is_all_new
 
     def settle(self) -> None:
         """Forget the buffer: all of it has been committed."""
-        self._clear()
+        self._buffer.clear(open_delays=len(self.delayed_tasks()))
+
+    def settle_first(self) -> None:
+        """Forget the buffer: it was stored together with the taking of the lease, as of a flow that runs."""
+        self._buffer.clear(open_delays=0, state_ahead=states.RUNNING)
 
     def start_over(self, fresh: models.FlowDetail) -> None:
         """Throw the buffer away and go by the details as stored."""
         self.replace_details(fresh, is_cancelled)
         self._find_waits()
-        self._clear()
+        self.settle()
         self.on_structure()
 
     def inject_again(self) -> None:
