@@ -64,8 +64,9 @@ class Client(Delivery, Inspection):
     def __init__(self, persistence: Any, jobboard: Any = None, *, keep_engines: int = 0) -> None:
         super().__init__(persistence, jobboard)
         self._shelf = Shelf(keep_engines, KEEP_ATOMS)
-        #: What :meth:`submit` has made, for whoever runs it right away.
-        self._made = Shelf(keep_engines, KEEP_ATOMS)
+        #: What :meth:`submit` has made, for whoever runs it right away: one at least, since
+        #: that is how passive users begin their flows.
+        self._made = Shelf(max(1, keep_engines), KEEP_ATOMS)
 
     # -- submitting -------------------------------------------------------
 
