@@ -11,18 +11,40 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine.ledger import sql_pipeline
 
+#: One that nobody used for so long is replaced: whatever lies between may have
+#: forgotten it, and then nobody would tell that what is sent goes nowhere.
+_IDLE_SECONDS: Final = 240.0
+
 #: Connections that a fork brought here. They are their parent's: to let go of
 #: them would close them, and SQLite's or a server's end of them with it.
 _INHERITED: Final[list[sa.Connection]] = []
+
+
+class _Idle(NamedTuple):
+    """A connection that nobody uses.
+
+    :ivar pid: the process that opened it.
+    :ivar since: when it was used last, in seconds of the monotonic clock.
+    """
+
+    pid: int
+    connection: sa.Connection
+    since: float
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process may use it, and close it."""
+        return self.pid == os.getpid()
 
 
 class KeptConnections:
@@ -43,7 +65,7 @@ class KeptConnections:
         self._connect = connect
         self._equip = equip
         self._most = most
-        self._idle: list[tuple[int, sa.Connection]] = []
+        self._idle: list[_Idle] = []
         self._begin()
         # A driver that is left to the garbage collector complains.
         weakref.finalize(self, _close_idle, self._idle)
@@ -95,22 +117,27 @@ class KeptConnections:
         return connection
 
     def _take(self) -> tuple[object | None, sa.Connection | None]:
-        with self._lock:
-            while self._idle:
-                pid, connection = self._idle.pop()
-                if pid == self._pid:
-                    return self._generation, connection
-                _INHERITED.append(connection)
-            if self._count >= self._most:
-                return None, None
-            self._count += 1
-            return self._generation, None
+        stale = []
+        try:
+            with self._lock:
+                while self._idle:
+                    idle = self._idle.pop()
+                    if idle.is_ours and time.monotonic() - idle.since < _IDLE_SECONDS:
+                        return self._generation, idle.connection
+                    self._count -= idle.is_ours
+                    stale.append(idle)
+                if self._count >= self._most:
+                    return None, None
+                self._count += 1
+                return self._generation, None
+        finally:
+            _close_idle(stale)
 
     def _give_back(self, generation: object, connection: sa.Connection) -> bool:
         with self._lock:
             if generation is not self._generation:
                 return False
-            self._idle.append((self._pid, connection))
+            self._idle.append(_Idle(self._pid, connection, time.monotonic()))
             return True
 
     def _forget(self, generation: object) -> None:
@@ -127,13 +154,14 @@ class KeptConnections:
         _close_idle(idle)
 
 
-def _close_idle(idle: list[tuple[int, sa.Connection]]) -> None:
-    for pid, connection in idle:
-        if pid == os.getpid():
+def _close_idle(idle: Iterable[_Idle]) -> None:
+    for one in idle:
+        if one.is_ours:
+            connection = one.connection
             raw, pipeline = connection.connection.dbapi_connection, sql_pipeline.of(connection)
             _close(connection, raw, pipeline)
         else:
-            _INHERITED.append(connection)
+            _INHERITED.append(one.connection)
 
 
 def _close(connection: sa.Connection, raw: Any, pipeline: sql_pipeline.Pipeline | None) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
-from lazy_engine.ledger import sql_connection, sql_pipeline
+from lazy_engine.ledger import sql_connection, sql_kept, sql_pipeline
 from lazy_engine.ledger.sql_connection import _MOST_KEPT, Transactor, open_engine, open_sqlite
 from lazy_engine.ledger.sql_statement import Answer, Statement, open_value
 
@@ -87,7 +87,7 @@ def put(kept: Transactor, name: str, size: int = 0) -> None:
 
 def used(kept: Transactor) -> sa.Connection:
     """Return the connection that the next write will use."""
-    return kept._lasting._idle[-1][1]
+    return kept._lasting._idle[-1].connection
 
 
 def test_next_write_finds_the_connection_of_the_last(kept: Transactor) -> None:
@@ -98,6 +98,21 @@ def test_next_write_finds_the_connection_of_the_last(kept: Transactor) -> None:
     assert len(kept._lasting._idle) == 1
     assert kept.engine.pool.checkedout() == 0, "it is none of the pool's"
     assert rows(kept) == [("a", 0), ("b", 0)]
+
+
+def test_connection_that_was_idle_for_minutes_is_replaced(
+    kept: Transactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(kept, "a")
+    idle = used(kept)
+    monkeypatch.setattr(sql_kept, "_IDLE_SECONDS", 0.0)
+    for name in "bcdefg":
+        put(kept, name)
+    monkeypatch.undo()
+    assert idle.closed
+    assert used(kept) is not idle
+    assert kept._lasting._count == len(kept._lasting._idle) == 1
+    assert len(rows(kept)) == 7
 
 
 def test_postgresql_has_a_pipeline_and_waits_twice(piped: Transactor) -> None:
@@ -203,11 +218,13 @@ def test_lost_connections_are_replaced(remote: Transactor) -> None:
 
 def test_lost_look_is_asked_again(remote: Transactor) -> None:
     assert remote.look(COUNT.run).first() == (0,)
-    ((_pid, lost),) = remote._looking._idle
+    (idle,) = remote._looking._idle
+    lost = idle.connection
     kill(remote, [lost])
     for _ in range(2):
         assert remote.look(COUNT.run).first() == (0,)
-    ((_pid, fresh),) = remote._looking._idle
+    (idle,) = remote._looking._idle
+    fresh = idle.connection
     assert fresh is not lost
     if remote.engine.dialect.name == "postgresql":
         # It holds no transaction open, which would keep the server from cleaning up.
