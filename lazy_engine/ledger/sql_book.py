@@ -36,7 +36,7 @@ class SqlBook:
         self._tables = tables
         self._flows = tables.flows
         self._details = details
-        self._delays = DelayRows(tables.delays, dialect)
+        self._delays = DelayRows(tables.delays, dialect, self._clock)
         self._statements = Statements()
         self._time = sql_row.clock(dialect, lambda: self.clock_offset_seconds)
         self._returns = bool(transactor.engine.dialect.update_returning)

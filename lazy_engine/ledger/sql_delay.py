@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,9 +25,12 @@ _CHUNK = 500
 class DelayRows:
     """Reads and writes delays; always inside somebody else's transaction."""
 
-    def __init__(self, table: sa.Table, dialect: str) -> None:
+    def __init__(
+        self, table: sa.Table, dialect: str, clock: Callable[[], sa.ColumnElement[int]]
+    ) -> None:
         self._table = table
         self._dialect = dialect
+        self._clock = clock
         self._statements = Statements()
 
     # -- reading ----------------------------------------------------------
@@ -227,11 +230,13 @@ class DelayRows:
         answer = statement.run(connection, {"flow_uuid": flow_uuid, "now": now})
         return [sql_row.to_delay(row) for row in answer.mappings()]
 
-    def for_owner(self, connection: sa.Connection, flow_uuid: str, now: int) -> list[r.DelayRecord]:
-        """Return what a flow's new owner has to know, in the order of arrival.
+    def ask_for_owner(
+        self, connection: sa.Connection, flow_uuid: str
+    ) -> Callable[[], list[r.DelayRecord]]:
+        """Ask what a flow's new owner has to know, and return what waits for the answer.
 
         Delays whose timers are due, open ones whose tasks look for themselves,
-        and outcomes to absorb, early ones too.
+        and outcomes to absorb, early ones too; in the order of arrival.
         """
         c = self._table.c
         statement = self._statements.once(
@@ -244,15 +249,15 @@ class DelayRows:
                     c.absorbed_at.is_(None),
                     sa.or_(
                         c.outcome_kind.is_not(None),
-                        c.due_at <= open_value("now"),
+                        c.due_at <= self._clock(),
                         sa.and_(c.probe_at.is_not(None), c.waiting_at.is_not(None)),
                     ),
                 )
                 .order_by(c.arrival_number)
             ),
         )
-        answer = statement.run(connection, {"flow_uuid": flow_uuid, "now": now})
-        return [sql_row.to_delay(row) for row in answer.mappings()]
+        answer = statement.run(connection, {"flow_uuid": flow_uuid})
+        return lambda: [sql_row.to_delay(row) for row in answer.mappings()]
 
     def cancel_open(self, connection: sa.Connection, flow_uuid: str, now: int) -> None:
         """Close what waits in ``execute`` and has no outcome."""

@@ -59,7 +59,7 @@ class SqlOwnership(SqlBook):
     def _take(
         self, connection: sa.Connection, request: TakeRequest, dead_epoch: int | None
     ) -> r.Taken | r.Refused:
-        taken, row = self._write_row(
+        wait = self._send_row(
             connection,
             (
                 "take",
@@ -78,10 +78,13 @@ class SqlOwnership(SqlBook):
                 **_insisted(request),
             },
         )
+        # Asked right after it, so that a server is waited for once.
+        tell_delays = self._delays.ask_for_owner(connection, request.flow_uuid)
+        taken, row = wait()
         answer: r.Taken
         if taken:
             assert row is not None
-            answer = self._read_taken(connection, request, *row)
+            answer = self._read_taken(connection, request, *row, tell_delays())
         else:
             request.require_known(None if row is None else row[0])
             if row is not None:
@@ -136,7 +139,12 @@ class SqlOwnership(SqlBook):
         )
 
     def _read_taken(
-        self, connection: sa.Connection, request: TakeRequest, record: r.FlowRecord, now: int
+        self,
+        connection: sa.Connection,
+        request: TakeRequest,
+        record: r.FlowRecord,
+        now: int,
+        delays: Sequence[r.DelayRecord],
     ) -> r.Taken:
         detail = None
         if request.known != (record.created_at, record.epoch - 1, record.commit_number):
@@ -147,12 +155,11 @@ class SqlOwnership(SqlBook):
                     flow_uuid=request.flow_uuid,
                 )
         fired: Sequence[terms.Fired] = ()
-        delays = self._delays.for_owner(connection, request.flow_uuid, now)
         if due := [delay for delay in delays if delay.is_open and (delay.due_at or now + 1) <= now]:
             after, fired = self._fire(connection, record, now, due)
             self._change(connection, record, after)
             record = after
-            delays = self._delays.for_owner(connection, request.flow_uuid, now)
+            delays = self._delays.ask_for_owner(connection, request.flow_uuid)()
         arrivals = [delay for delay in delays if delay.outcome is not None]
         return r.Taken(
             lease=_lease(request, record, arrivals),
