@@ -7,8 +7,9 @@ Theory of operation
 A flow has at most one *owner*: the engine whose epoch is the flow's newest.
 Taking the lease raises the epoch by one, and every commit names the epoch it
 was made under, so that an owner that was superseded cannot write any more,
-however long it slept. The *expiry* of a lease only says when somebody else
-may take it; it fences nobody.
+however long it slept. It names the owner as well: a store that is restored from
+a backup comes to the same epochs again, and never to the same owner. The *expiry*
+of a lease only says when somebody else may take it; it fences nobody.
 
 Deliverers never own anything. They write an outcome beside the flow, in a
 transaction that begins by writing the flow's own record. Owners do the same
