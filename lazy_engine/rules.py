@@ -275,10 +275,12 @@ def tend(flow: FlowRecord, now: int, *, has_news: bool, rings: bool) -> tuple[Fl
         an owner in any case.
     :returns: the flow as it is to be written, and whether it wants an owner now.
     """
-    if is_over(flow) or is_suspended(flow) or (rings and not flow.has_factory):
-        return dataclasses.replace(flow, check_at=None), False
+    # A flow with an owner is always to be looked at again, whatever is asked of it: among
+    # those few, lists look for flows that are run though they are stored as waiting.
     if has_owner(flow, now):
         return dataclasses.replace(flow, check_at=flow.lease_expires_at), False
+    if is_over(flow) or is_suspended(flow) or (rings and not flow.has_factory):
+        return dataclasses.replace(flow, check_at=None), False
     if flow.incident is not None and rests(flow, now):
         return dataclasses.replace(flow, check_at=flow.incident["next_try_at"]), False
     is_due = flow.check_at is not None and flow.check_at <= now
