@@ -83,7 +83,10 @@ class FlowBusy(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: 
 
 
 class Fenced(LazyEngineError, taskflow_exceptions.ExecutionFailure):  # type: ignore[misc]  # no types
-    """The flow has a newer owner: this engine stopped and wrote nothing more."""
+    """The flow has a newer owner: this engine stopped and wrote nothing more.
+
+    Or its store was set back to a backup, which knows nothing of this engine's run.
+    """
 
 
 class FlowSuspended(LazyEngineError):

@@ -7,8 +7,9 @@ Theory of operation
 A flow has at most one *owner*: the engine whose epoch is the flow's newest.
 Taking the lease raises the epoch by one, and every commit names the epoch it
 was made under, so that an owner that was superseded cannot write any more,
-however long it slept. The *expiry* of a lease only says when somebody else
-may take it; it fences nobody.
+however long it slept. It names the owner as well: a store that is restored from
+a backup comes to the same epochs again, and never to the same owner. The *expiry*
+of a lease only says when somebody else may take it; it fences nobody.
 
 Deliverers never own anything. They write an outcome beside the flow, in a
 transaction that begins by writing the flow's own record. Owners do the same
@@ -274,10 +275,12 @@ def tend(flow: FlowRecord, now: int, *, has_news: bool, rings: bool) -> tuple[Fl
         an owner in any case.
     :returns: the flow as it is to be written, and whether it wants an owner now.
     """
-    if is_over(flow) or is_suspended(flow) or (rings and not flow.has_factory):
-        return dataclasses.replace(flow, check_at=None), False
+    # A flow with an owner is always to be looked at again, whatever is asked of it: among
+    # those few, lists look for flows that are run though they are stored as waiting.
     if has_owner(flow, now):
         return dataclasses.replace(flow, check_at=flow.lease_expires_at), False
+    if is_over(flow) or is_suspended(flow) or (rings and not flow.has_factory):
+        return dataclasses.replace(flow, check_at=None), False
     if flow.incident is not None and rests(flow, now):
         return dataclasses.replace(flow, check_at=flow.incident["next_try_at"]), False
     is_due = flow.check_at is not None and flow.check_at <= now

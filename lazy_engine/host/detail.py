@@ -12,7 +12,7 @@ from taskflow.persistence import models
 _KNOWN = "_lazy_engine_known"
 
 
-def note_known(detail: models.FlowDetail, version: tuple[int, int, int] | None) -> None:
+def note_known(detail: models.FlowDetail, version: tuple[int, int, int, int] | None) -> None:
     """Note on a flow detail what was read of it; see :attr:`HostStorage.known`.
 
     :param version: the flow's version that it is at least as new as.
@@ -20,9 +20,9 @@ def note_known(detail: models.FlowDetail, version: tuple[int, int, int] | None) 
     setattr(detail, _KNOWN, version)
 
 
-def known_of(detail: models.FlowDetail) -> tuple[int, int, int] | None:
+def known_of(detail: models.FlowDetail) -> tuple[int, int, int, int] | None:
     """Return what :func:`note_known` noted."""
-    known: tuple[int, int, int] | None = getattr(detail, _KNOWN, None)
+    known: tuple[int, int, int, int] | None = getattr(detail, _KNOWN, None)
     return known
 
 

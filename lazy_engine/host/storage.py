@@ -164,7 +164,7 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         return self._flowdetail
 
     @property
-    def known(self) -> tuple[int, int, int] | None:
+    def known(self) -> tuple[int, int, int, int] | None:
         """The flow's version at which the details in memory equal the stored ones.
 
         Kept on the flow detail itself, since engines may share one.
@@ -172,7 +172,7 @@ class HostStorage(taskflow_storage.Storage):  # type: ignore[misc]  # TaskFlow h
         return known_of(self._flowdetail)
 
     @known.setter
-    def known(self, version: tuple[int, int, int] | None) -> None:
+    def known(self, version: tuple[int, int, int, int] | None) -> None:
         note_known(self._flowdetail, version)
 
     def atom_detail(self, atom_name: str) -> models.AtomDetail:

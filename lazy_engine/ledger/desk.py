@@ -211,7 +211,7 @@ def note_incident(
     if rules.is_over(flow):
         return flow
     if lease is not None:
-        if (flow.epoch, flow.owner) != (lease.epoch, lease.owner):
+        if not lease.owns(flow):
             return flow
         has_begun = flow.commit_number > 0
         flow = dataclasses.replace(

@@ -96,7 +96,6 @@ class MemoryLedger(MemoryListing):
                 ended_at=None,
                 # From now on outcomes are for the new run.
                 state="RUNNING" if rules.is_over(before_or_new) else before_or_new.state,
-                changed_at=now,
             )
             detail = None
             if before is not None and request.known != before.version:
@@ -111,6 +110,7 @@ class MemoryLedger(MemoryListing):
                     epoch=record.epoch,
                     commit_number=record.commit_number,
                     created_at=record.created_at,
+                    changed_at=record.changed_at,
                     seconds=request.seconds,
                     key_id=record.key_id,
                     pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
@@ -137,6 +137,7 @@ class MemoryLedger(MemoryListing):
             book_uuid=None if book is None else book.uuid,
             book_name=None if book is None else book.name,
             created_at=now,
+            changed_at=now,
         )
 
     def _find_book(self, flow_uuid: str) -> models.LogBook | None:
@@ -162,7 +163,7 @@ class MemoryLedger(MemoryListing):
 
     def _own(self, lease: r.Lease) -> r.FlowRecord:
         record = self._flows.get(lease.flow_uuid)
-        if record is None or record.epoch != lease.epoch:
+        if record is None or not lease.owns(record):
             raise fenced(lease)
         return record
 
@@ -171,6 +172,8 @@ class MemoryLedger(MemoryListing):
     ) -> r.Committed:
         with self._lock:
             record = self._own(lease)
+            if record.commit_number != lease.commit_number:
+                raise fenced(lease)
             now = self.now()
             if refused := changes.answered(self._unabsorbed(lease.flow_uuid, with_early=True)):
                 return r.Committed(pulse=lease.pulse, refused=refused)
@@ -201,9 +204,13 @@ class MemoryLedger(MemoryListing):
                 record = rules.parked(record, ending, now, has_arrivals=left)
             self._flows[lease.flow_uuid] = record
             lease.commit_number += 1
+            lease.changed_at = now
             lease.pulse = pulse
             return r.Committed(
-                pulse=pulse, has_ended=has_ended, arrivals=() if has_ended else arrivals
+                pulse=pulse,
+                has_ended=has_ended,
+                changed_at=now,
+                arrivals=() if has_ended else arrivals,
             )
 
     def _write_details(self, changes: r.Changes) -> None:
@@ -263,7 +270,7 @@ class MemoryLedger(MemoryListing):
     def release(self, lease: r.Lease) -> None:
         with self._lock:
             record = self._flows.get(lease.flow_uuid)
-            if record is not None and (record.epoch, record.owner) == (lease.epoch, lease.owner):
+            if record is not None and lease.owns(record):
                 self._flows[lease.flow_uuid] = rules.released(record, self.now())
 
     # -- delivering -------------------------------------------------------

@@ -21,6 +21,9 @@ _PROC = pathlib.Path("/proc")
 def name() -> str:
     """Return a new owner: this process, and a part of its own for each call.
 
+    That part also keeps a run from being taken for another one of the same epoch, which
+    a store that was set back to a backup comes to again: every commit names its owner.
+
     Shape: ``host/machine/pid/started/nonce``; ``machine`` names boot and
     process namespace, ``started`` is the process' start in clock ticks.
     """

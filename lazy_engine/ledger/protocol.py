@@ -163,12 +163,12 @@ class Ledger(Protocol):
     def commit(
         self, lease: r.Lease, changes: r.Changes, ending: r.Ending | None = None
     ) -> r.Committed:
-        """Write all of one turn, fenced by the lease's epoch.
+        """Write all of one turn, fenced by the lease's epoch, owner and commit number.
 
         With *ending*: look for outcomes to absorb and, if there are none, end
         the run and give the lease up, all in the same transaction.
 
-        :raises Fenced: there is a newer owner; nothing was written.
+        :raises Fenced: the flow is not the lease's any more; nothing was written.
         """
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
@@ -350,7 +350,8 @@ def deliver_each(
 def fenced(lease: r.Lease) -> errors.Fenced:
     """Return the error for an owner that finds itself superseded."""
     return errors.Fenced(
-        f"flow {lease.flow_uuid} has a newer owner: this engine (epoch {lease.epoch})"
-        " wrote nothing and stops; the newer owner carries on",
+        f"flow {lease.flow_uuid} has a newer owner, or its store was set back to a backup: this"
+        f" engine (epoch {lease.epoch}) wrote nothing and stops; whoever owns the flow next"
+        " carries on",
         flow_uuid=lease.flow_uuid,
     )

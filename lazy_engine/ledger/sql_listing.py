@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from taskflow import states
@@ -21,6 +21,11 @@ from lazy_engine.ledger.sql_book import SqlBook
 _OPEN_STATES: Final = (states.PENDING, states.RUNNING, DELAYED, states.SUSPENDED)
 _INCIDENTS: Final = "incidents"
 _WAITING: Final = "waiting"
+
+
+def _first(query: Any, columns: Any, limit: int) -> Any:
+    """Return the first rows of a query in the order of a list, which is newest first."""
+    return query.order_by(columns.created_at.desc(), columns.flow_uuid).limit(limit)
 
 
 class SqlListing(SqlBook):
@@ -44,39 +49,57 @@ class SqlListing(SqlBook):
         self, connection: sa.Connection, page: r.FlowPage, *, is_sound: bool, limit: int
     ) -> list[r.FlowRecord]:
         c = self._flows.c
-        query = sa.select(self._flows).where(
+        found = sa.select(self._flows).where(
             c.incident.is_(None) if is_sound else c.incident.is_not(None)
         )
-        if page.state is not None:
-            # Incidents are few and have an index, which the one by state must not outdo.
-            stored = c.state if is_sound else sa.func.coalesce(c.state, "")
-            query = query.where(self._is_lived_as(page.state, stored))
         if page.after is not None and page.after[0] == is_sound:
             created_at, flow_uuid = -page.after[1], page.after[2]
-            query = query.where(
+            found = found.where(
                 c.created_at <= created_at,
                 sa.or_(c.created_at < created_at, c.flow_uuid > flow_uuid),
             )
-        query = query.order_by(c.created_at.desc(), c.flow_uuid).limit(limit)
+        if page.state is None:
+            parts: Sequence[sa.ColumnElement[bool]] = [sa.true()]
+        elif is_sound:
+            parts = self._lived_as(page.state, c.state)
+        else:
+            # Incidents are few and have an index, which the one by state must not outdo.
+            parts = [sa.or_(*self._lived_as(page.state, sa.func.coalesce(c.state, "")))]
+        # Each part by an index of its own, and no longer than the page.
+        queries = [_first(found.where(part), c, limit) for part in parts]
+        query = queries[0]
+        if len(queries) > 1:
+            whole = sa.union_all(*(sa.select(one.subquery()) for one in queries)).subquery()
+            query = _first(sa.select(whole), whole.c, limit)
         return [sql_row.to_flow(dict(row._mapping)) for row in connection.execute(query)]
 
-    def _is_lived_as(self, state: str, stored: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-        """Return ``rules.lived_state(flow) == state`` in SQL.
+    def _lived_as(
+        self, state: str, stored: sa.ColumnElement[str]
+    ) -> Sequence[sa.ColumnElement[bool]]:
+        """Return ``rules.lived_state(flow) == state`` in SQL, as parts that share no flow.
 
         :param stored: the stored state.
         """
         c = self._flows.c
         if state in rules.FINAL_STATES:
-            return stored == state
-        is_open = stored.not_in(sorted(rules.FINAL_STATES))
+            return [stored == state]
         is_owned = sa.and_(c.owner.is_not(None), c.lease_expires_at > self._clock())
         is_suspended = sa.func.coalesce(c.wish, "") == r.WISH_SUSPEND
-        as_stored = sa.and_(stored == state, sa.not_(is_owned), sa.not_(is_suspended))
+        others = [one for one in _OPEN_STATES if one != state]
         if state == states.RUNNING:
-            return sa.or_(sa.and_(is_open, is_owned), as_stored)
+            # Its owner has taken the lease, and committed nothing yet. The watchdog is to
+            # look at every flow with an owner (``rules.tend``), and at few others.
+            as_another = sa.func.coalesce(c.state, "").in_(others)
+            return [
+                sa.and_(stored == state, sa.or_(is_owned, sa.not_(is_suspended))),
+                sa.and_(c.check_at.is_not(None), is_owned, as_another),
+            ]
         if state == states.SUSPENDED:
-            return sa.or_(sa.and_(is_open, sa.not_(is_owned), is_suspended), as_stored)
-        return as_stored
+            return [
+                sa.and_(stored == state, sa.not_(is_owned)),
+                *(sa.and_(stored == one, sa.not_(is_owned), is_suspended) for one in others),
+            ]
+        return [sa.and_(stored == state, sa.not_(is_owned), sa.not_(is_suspended))]
 
     def flow_names(self, flow_uuids: Collection[str]) -> Mapping[str, str]:
         c = self._flows.c

@@ -18,9 +18,8 @@ from lazy_engine.ledger.protocol import TakeRequest, fenced
 from lazy_engine.ledger.sql_book import SqlBook
 from lazy_engine.ledger.sql_statement import open_value
 
-#: Columns that say which run of a flow last wrote it, and what; and of which flow, for
-#: one that was purged may have been submitted again by the same uuid.
-_VERSION: Final = ("created_at", "epoch", "commit_number")
+#: Columns that make a flow's :data:`~lazy_engine.ledger.record.Version`, in its order.
+_VERSION: Final = ("created_at", "epoch", "commit_number", "changed_at")
 
 
 class MustAbsorbFirst(Exception):
@@ -134,7 +133,6 @@ class SqlOwnership(SqlBook):
                 wish_reason=sa.case((keeps_wish, flows.c.wish_reason), else_=None),
                 ended_at=None,
                 state=sa.case((begins, "RUNNING"), else_=flows.c.state),
-                changed_at=now,
             )
         )
 
@@ -147,7 +145,9 @@ class SqlOwnership(SqlBook):
         delays: Sequence[r.DelayRecord],
     ) -> r.Taken:
         detail = None
-        if request.known != (record.created_at, record.epoch - 1, record.commit_number):
+        # Taking the lease changed the epoch, and nothing else of the version.
+        created_at, epoch, *rest = record.version
+        if request.known != (created_at, epoch - 1, *rest):
             detail = self._details.read(connection, request.flow_uuid)
             if detail is None:
                 raise errors.UnknownFlow(
@@ -216,14 +216,16 @@ class SqlOwnership(SqlBook):
     ) -> r.Committed:
         if lease.is_unsure:
             self._make_sure(lease)
+        tried: list[int] = []
         try:
-            done = self._transactor.write(lambda c: self._commit(c, lease, changes, ending))
+            done = self._transactor.write(lambda c: self._commit(c, lease, changes, ending, tried))
         except MustAbsorbFirst as refusal:
             return r.Committed(pulse=lease.pulse, refused=refusal.records)
         except errors.StoreUnavailable:
             lease.is_unsure = True
             raise
         lease.commit_number += 1
+        lease.changed_at = done.changed_at
         lease.pulse = done.pulse
         if done.unabsorbed is not None:
             lease.unabsorbed = done.unabsorbed
@@ -237,7 +239,7 @@ class SqlOwnership(SqlBook):
         would be taken for the repetition of that one and not be written.
         """
         row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))
-        if row is None or row[0].epoch != lease.epoch or row[0].owner != lease.owner:
+        if row is None or not lease.may_have_left(row[0]):
             raise fenced(lease)
         lease.commit_number = row[0].commit_number
         lease.is_unsure = False
@@ -248,6 +250,7 @@ class SqlOwnership(SqlBook):
         lease: r.Lease,
         changes: r.Changes,
         ending: r.Ending | None,
+        tried: list[int],
     ) -> r.Committed:
         written, row = self._write_row(
             connection,
@@ -256,15 +259,17 @@ class SqlOwnership(SqlBook):
             {
                 "flow_uuid": lease.flow_uuid,
                 "epoch": lease.epoch,
+                "owner": lease.owner,
                 "commit_number": lease.commit_number,
                 "micros": sql_row.micros(lease.seconds),
                 "open_delays": changes.open_delays,
             },
         )
         if not written:
-            return self._settle(connection, lease, row)
+            return self._settle(connection, lease, row, tried)
         assert row is not None
         record, at = row
+        tried.append(record.changed_at)
         if changes.cancels:
             unabsorbed = self._delays.unabsorbed(connection, lease.flow_uuid, with_early=True)
             if answered := changes.answered(unabsorbed):
@@ -282,7 +287,9 @@ class SqlOwnership(SqlBook):
             left = frozenset(delay.key for delay in came)
         arrivals = [delay for delay in came if delay.opened_at is not None]
         if ending is None or rules.keeps_running(ending, record, has_arrivals=bool(arrivals)):
-            return r.Committed(pulse=pulse, arrivals=arrivals, unabsorbed=left)
+            return r.Committed(
+                pulse=pulse, arrivals=arrivals, changed_at=record.changed_at, unabsorbed=left
+            )
         has_arrivals = bool(arrivals)
         if early := [delay for delay in came if delay.opened_at is None]:
             atoms = self._details.atom_states(connection, {d.key.atom_uuid for d in early})
@@ -290,7 +297,7 @@ class SqlOwnership(SqlBook):
             self._delays.close(connection, lease.flow_uuid, in_vain, at)
             has_arrivals = has_arrivals or len(in_vain) < len(early)
         self._end(connection, record, ending, at, has_arrivals)
-        return r.Committed(pulse=pulse, has_ended=True)
+        return r.Committed(pulse=pulse, has_ended=True, changed_at=record.changed_at)
 
     def _committing(self) -> sa.Update:
         flows = self._flows
@@ -302,6 +309,7 @@ class SqlOwnership(SqlBook):
             .where(
                 flows.c.flow_uuid == open_value("flow_uuid"),
                 flows.c.epoch == open_value("epoch"),
+                flows.c.owner == open_value("owner"),
                 flows.c.commit_number == number,
             )
             .values(
@@ -316,23 +324,37 @@ class SqlOwnership(SqlBook):
         )
 
     def _settle(
-        self, connection: sa.Connection, lease: r.Lease, row: tuple[r.FlowRecord, int] | None
+        self,
+        connection: sa.Connection,
+        lease: r.Lease,
+        row: tuple[r.FlowRecord, int] | None,
+        tried: Sequence[int],
     ) -> r.Committed:
         """Find out why a commit found nothing to write.
 
         Either somebody else owns the flow now, or this is the second try
         after a connection was lost in the middle of a commit that had been
         carried out.
+
+        One that had ended the run left no owner. Then only the instant tells whose it
+        was, and a try has read it before it can have ended anything. A cancellation or an incident that
+        came in between hides it: the run is then told to be fenced, and has ended all the same.
+
+        :param tried: when this very call changed the row, by the store's time.
         """
-        if row is None or (row[0].epoch, row[0].commit_number) != (
+        record = None if row is None else row[0]
+        if record is None or (record.epoch, record.commit_number) != (
             lease.epoch,
             lease.commit_number + 1,
         ):
             raise fenced(lease)
-        record = row[0]
+        has_ended = record.owner is None and record.changed_at in tried
+        if not has_ended and not lease.owns(record):
+            raise fenced(lease)
         return r.Committed(
             pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
-            has_ended=record.owner is None,
+            has_ended=has_ended,
+            changed_at=record.changed_at,
             arrivals=self._delays.unabsorbed(connection, lease.flow_uuid, with_early=False),
         )
 
@@ -351,7 +373,7 @@ class SqlOwnership(SqlBook):
 
     def pulse(self, lease: r.Lease) -> r.Pulse:
         row = self._transactor.read(lambda c: self._row(c, lease.flow_uuid))
-        if row is None or row[0].epoch != lease.epoch:
+        if row is None or not lease.owns(row[0]):
             raise fenced(lease)
         return r.Pulse(wish=row[0].wish, arrival_number=row[0].arrival_number)
 
@@ -393,7 +415,7 @@ class SqlOwnership(SqlBook):
     def release(self, lease: r.Lease) -> None:
         def work(connection: sa.Connection) -> None:
             record, now = self._lock(connection, lease.flow_uuid)
-            if record is not None and (record.epoch, record.owner) == (lease.epoch, lease.owner):
+            if record is not None and lease.owns(record):
                 self._change(connection, record, rules.released(record, now))
 
         self._transactor.write(work)
@@ -404,7 +426,7 @@ def _insisted(request: TakeRequest) -> Mapping[str, int]:
         return {}
     return {
         f"known_{name}": at
-        for name, at in zip(_VERSION, request.known or (-1, -1, -1), strict=True)
+        for name, at in zip(_VERSION, request.known or (-1,) * len(_VERSION), strict=True)
     }
 
 
@@ -418,6 +440,7 @@ def _lease(
         epoch=record.epoch,
         commit_number=record.commit_number,
         created_at=record.created_at,
+        changed_at=record.changed_at,
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),

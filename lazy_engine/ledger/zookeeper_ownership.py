@@ -75,7 +75,6 @@ class ZooKeeperOwnership(ZooKeeperBook):
             ended_at=None,
             # From now on outcomes are for the new run.
             state="RUNNING" if rules.is_over(record) else record.state,
-            changed_at=now,
         )
         stored = self._delays.all_of(request.flow_uuid) if record.open_delays else {}
         taken, fired = terms.fire_all(stored.values(), taken, now)
@@ -152,13 +151,14 @@ class ZooKeeperOwnership(ZooKeeperBook):
         if done.refused:
             return done
         lease.commit_number += 1
+        lease.changed_at = done.changed_at
         lease.pulse = done.pulse
         return done
 
     def _make_sure(self, lease: r.Lease) -> None:
         """Find out whether a commit was carried out whose answer never came."""
         flow = self._read(lambda: self._load(lease.flow_uuid))
-        if flow is None or (flow.record.epoch, flow.record.owner) != (lease.epoch, lease.owner):
+        if flow is None or not lease.may_have_left(flow.record):
             raise fenced(lease)
         lease.commit_number = flow.record.commit_number
         lease.is_unsure = False
@@ -173,11 +173,13 @@ class ZooKeeperOwnership(ZooKeeperBook):
             return r.Committed(
                 pulse=_pulse(before.record),
                 has_ended=before.record.owner is None,
+                changed_at=before.record.changed_at,
                 arrivals=self._unabsorbed(lease.flow_uuid, with_early=False),
             )
-        if before is None or (before.record.epoch, before.record.commit_number) != (
-            lease.epoch,
-            lease.commit_number,
+        if (
+            before is None
+            or not lease.owns(before.record)
+            or before.record.commit_number != lease.commit_number
         ):
             raise fenced(lease)
         record = before.record
@@ -223,6 +225,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         return r.Committed(
             pulse=_pulse(record),
             has_ended=has_ended,
+            changed_at=record.changed_at,
             arrivals=() if has_ended else self._delays.with_bodies(arrivals),
         )
 
@@ -273,7 +276,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
 
     def _own(self, lease: r.Lease) -> FlowNode:
         flow = self._load(lease.flow_uuid)
-        if flow is None or flow.record.epoch != lease.epoch:
+        if flow is None or not lease.owns(flow.record):
             raise fenced(lease)
         return flow
 
@@ -286,8 +289,6 @@ class ZooKeeperOwnership(ZooKeeperBook):
     def renew(self, lease: r.Lease) -> r.Pulse:
         def work() -> r.Pulse:
             before = self._own(lease)
-            if before.record.owner != lease.owner:
-                raise fenced(lease)
             record = dataclasses.replace(
                 before.record, check_at=self.now() + int(lease.seconds * 1e6)
             )
@@ -301,10 +302,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
     def release(self, lease: r.Lease) -> None:
         def work() -> None:
             before = self._load(lease.flow_uuid)
-            if before is None or (before.record.epoch, before.record.owner) != (
-                lease.epoch,
-                lease.owner,
-            ):
+            if before is None or not lease.owns(before.record):
                 return
             record = rules.released(before.record, self.now())
             self._write(before, dataclasses.replace(before, record=record, lease_seconds=None), ())
@@ -335,6 +333,7 @@ def _lease(request: TakeRequest, flow: FlowNode) -> r.Lease:
         epoch=record.epoch,
         commit_number=record.commit_number,
         created_at=record.created_at,
+        changed_at=record.changed_at,
         seconds=request.seconds,
         key_id=record.key_id,
         pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),

@@ -124,7 +124,9 @@ def test_insistent_take_leaves_a_changed_flow_alone(flow: Flow, store: Store) ->
     known = parked.version
     flow.ledger.release(flow.take().lease)
     before = flow.snapshot()
-    for changed in (known, (*known[:2], known[2] + 1), (known[0] + 1, *known[1:]), None):
+    now = flow.record().version
+    by_one = [(*now[:at], now[at] + 1, *now[at + 1 :]) for at in range(len(now))]
+    for changed in (known, *by_one, None):
         with pytest.raises(protocol.Outdated):
             flow.take(known=changed, is_insistent=True)
     assert flow.snapshot() == before
@@ -1120,8 +1122,25 @@ def test_flows_are_listed_in_pages_incidents_first_then_the_newest(
 
 def test_flows_are_listed_by_the_state_that_is_lived(store: Store) -> None:
     parked, running, resting, ended, given_up, expired = (make_flow(store) for _ in range(6))
+    woken, asked, rested, halted, begun, manual = (make_flow(store) for _ in range(6))
     parked.park()
     running.take()
+    for flow in (woken, asked):
+        flow.park()
+        flow.take()
+    store.ledger.set_wish(asked.uuid, r.WISH_SUSPEND, None)
+    lease = rested.take().lease
+    rested.ledger.commit(lease, rested.opening(), RESTS)
+    lease = halted.take().lease
+    halted.ledger.commit(lease, halted.changes())
+    halted.ledger.release(lease)
+    store.ledger.set_wish(halted.uuid, r.WISH_SUSPEND, None)
+    lease = begun.take().lease
+    begun.ledger.commit(lease, begun.changes())
+    store.ledger.set_wish(begun.uuid, r.WISH_SUSPEND, None)
+    newcomer = dataclasses.replace(manual.request().newcomer, has_factory=False)
+    manual.ledger.commit(manual.take(newcomer=newcomer).lease, manual.opening(), PARKS)
+    manual.take()
     resting.park()
     store.ledger.set_wish(resting.uuid, r.WISH_SUSPEND, None)
     lease = ended.take().lease
@@ -1134,14 +1153,22 @@ def test_flows_are_listed_by_the_state_that_is_lived(store: Store) -> None:
     wait_until(lambda: not rules.has_owner(expired.record(), store.ledger.now()))
     wanted = {
         DELAYED: {parked.uuid, expired.uuid},
-        states.RUNNING: {running.uuid, given_up.uuid},
-        states.SUSPENDED: {resting.uuid},
+        states.RUNNING: {one.uuid for one in (running, given_up, woken, asked, begun, manual)},
+        states.SUSPENDED: {one.uuid for one in (resting, rested, halted)},
         states.SUCCESS: {ended.uuid},
         states.PENDING: set(),
         states.FAILURE: set(),
         states.REVERTED: set(),
     }
-    assert {state: set(list_flows(store, 2, state=state)) for state in wanted} == wanted
+    for has_been_looked_after in (False, True):
+        assert {state: set(list_flows(store, 2, state=state)) for state in wanted} == wanted
+        if not has_been_looked_after:
+            for owned in (asked, manual, woken, begun):
+                owned.other.tend(owned.uuid, rings=True)
+    everything = list_flows(store)
+    for state in (DELAYED, states.RUNNING, states.SUSPENDED):
+        in_order = [one for one in everything if one in wanted[state]]
+        assert list_flows(store, 2, state=state) == in_order
 
 
 def test_flows_incidents_and_waits_are_counted(store: Store) -> None:

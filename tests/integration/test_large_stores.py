@@ -153,6 +153,7 @@ _CALLS: dict[str, Callable[[Client, World], Any]] = {
     ),
     "flows": lambda client, _: client.flows(limit=_PAGE),
     "flows that wait": lambda client, _: client.flows(state="DELAYED", limit=_PAGE),
+    "flows that run": lambda client, _: client.flows(state="RUNNING", limit=_PAGE),
     "flows, another page": lambda client, _: client.flows(
         after=client.flows(limit=_PAGE)[-1].place, limit=_PAGE
     ),

@@ -10,9 +10,11 @@ from typing import Any, Final
 #: Version of everything in these records as stored.
 FORMAT: Final = 1
 
-#: When a flow's record was made, its epoch and its commit number: two equal ones mean
-#: that nobody has run the flow in between, nor purged it and submitted another by its uuid.
-Version = tuple[int, int, int]
+#: When a flow's record was made, its epoch, its commit number, and when that commit was
+#: made: two equal ones mean that nobody has run the flow in between, nor purged it and
+#: submitted another by its uuid; nor was the store set back to a backup and somebody came as
+#: far again, for that was later.
+Version = tuple[int, int, int, int]
 
 #: A wish is what somebody outside asks of whoever owns the flow.
 WISH_SUSPEND: Final = "suspend"
@@ -42,6 +44,9 @@ class FlowRecord:
     :ivar arrival_number: number of the newest recorded outcome.
     :ivar has_factory: whether anybody but its author can load the flow again.
     :ivar open_delays: how many delays wait.
+    :ivar changed_at: when an owner last committed, or an incident or a cancellation was
+        noted; part of the version, so nothing that leaves the details alone and comes
+        with every wake may touch it: no delivery, ring, timer, nor the taking of the lease.
     """
 
     flow_uuid: str
@@ -72,4 +77,4 @@ class FlowRecord:
     @property
     def version(self) -> Version:
         """The version of the flow's details."""
-        return (self.created_at, self.epoch, self.commit_number)
+        return (self.created_at, self.epoch, self.commit_number, self.changed_at)

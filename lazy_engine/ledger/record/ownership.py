@@ -172,11 +172,13 @@ class Committed:
     :ivar arrivals: outcomes of opened delays that are not absorbed yet.
     :ivar refused: nothing was written: these delays were to be cancelled, but
         have got an outcome meanwhile, which must be absorbed first.
+    :ivar changed_at: when it was made; 0 where nothing was written.
     :ivar unabsorbed: what is left to absorb as of *pulse*, where that is known.
     """
 
     pulse: Pulse
     has_ended: bool = False
+    changed_at: int = 0
     arrivals: Sequence[DelayRecord] = ()
     refused: Sequence[DelayRecord] = ()
     unabsorbed: frozenset[DelayKey] | None = None
@@ -186,9 +188,10 @@ class Committed:
 class Lease:
     """Ownership of one flow by one engine, for one run.
 
-    Belongs to the engine that took it; ``commit_number`` and ``pulse`` move.
+    Belongs to the engine that took it; ``commit_number``, ``changed_at`` and ``pulse`` move.
 
     :ivar created_at: when the flow's record was made.
+    :ivar changed_at: when the last commit was made.
     :ivar seconds: length of the lease.
     :ivar is_unsure: whether the last commit may have been carried out although it failed.
     :ivar unabsorbed: the outcomes that were there to absorb, early ones too, when the
@@ -200,6 +203,7 @@ class Lease:
     epoch: int
     commit_number: int
     created_at: int
+    changed_at: int
     seconds: float
     key_id: str
     pulse: Pulse
@@ -210,7 +214,22 @@ class Lease:
     @property
     def version(self) -> Version:
         """The version of the flow's details after the last commit."""
-        return (self.created_at, self.epoch, self.commit_number)
+        return (self.created_at, self.epoch, self.commit_number, self.changed_at)
+
+    def owns(self, flow: FlowRecord) -> bool:
+        """Whether that record is of the run that began with this lease.
+
+        The epoch alone does not tell: a store that was set back to a backup comes to the
+        same epochs again. Owners never do, each has a name of its own.
+        """
+        return (flow.epoch, flow.owner) == (self.epoch, self.owner)
+
+    def may_have_left(self, flow: FlowRecord) -> bool:
+        """Whether that is the record after the last commit that was answered, or the next one.
+
+        An older commit of this very run means that the store was set back to a backup.
+        """
+        return self.owns(flow) and flow.commit_number - self.commit_number in (0, 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

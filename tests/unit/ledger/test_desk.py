@@ -195,6 +195,7 @@ def test_incident_of_its_owner_gives_the_flow_up() -> None:
         epoch=3,
         commit_number=1,
         created_at=0,
+        changed_at=0,
         seconds=30,
         key_id="k",
         pulse=r.Pulse(wish=None, arrival_number=0),

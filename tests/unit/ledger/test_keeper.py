@@ -35,6 +35,7 @@ def make_hold() -> Hold:
         epoch=1,
         commit_number=0,
         created_at=0,
+        changed_at=0,
         seconds=0.05,
         key_id="key",
         pulse=PULSE,
