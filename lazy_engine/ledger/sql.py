@@ -25,6 +25,7 @@ from lazy_engine.ledger.sql_detail import DetailRows
 from lazy_engine.ledger.sql_listing import SqlListing
 from lazy_engine.ledger.sql_ownership import SqlOwnership
 from lazy_engine.ledger.sql_schema import Tables, build
+from lazy_engine.ledger.sql_taking import SqlTaking
 from lazy_engine.ledger.sql_upgrade import prepare_host, require_current
 from lazy_engine.observer import Several
 from lazy_engine.token import Key
@@ -47,7 +48,7 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
 
 
-class SqlLedger(SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
+class SqlLedger(SqlTaking, SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
     """A :class:`~lazy_engine.ledger.protocol.Ledger` over SQLAlchemy.
 
     :param store: what kind of store it is (a key of ``GUARANTEES``).
