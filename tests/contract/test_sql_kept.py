@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from lazy_engine import errors
+from lazy_engine import Client, errors
 from lazy_engine.ledger import sql_connection, sql_kept, sql_pipeline
 from lazy_engine.ledger.sql_connection import _MOST_KEPT, Transactor, open_engine, open_sqlite
 from lazy_engine.ledger.sql_statement import Answer, Statement, open_value
@@ -381,6 +381,21 @@ def test_closed_connections_are_closed(kept: Transactor) -> None:
     kept.close(disposes=False)
     assert idle.closed
     assert not kept._lasting._idle
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql", "mysql"])
+def test_backend_that_is_closed_leaves_no_connection(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    client = Client({"connection": request.getfixturevalue(f"{store}_url")})
+    kept = client._ledger._transactor
+    for _ in range(2):  # it may be used again, as TaskFlow's may
+        client._ledger.unring("no flow")
+        client._ledger.next_due_in(1)
+        connections = [each._idle[0][1] for each in (kept._lasting, kept._looking)]
+        client.backend.close()
+        assert [connection.closed for connection in connections] == [True, True]
+        assert kept.engine.pool.checkedin() == 0
 
 
 def test_whoever_listens_to_transactions_hears_of_them(kept: Transactor) -> None:
