@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from lazy_engine import errors
+from lazy_engine import errors, fork
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ class Hold:
     flush_due: float = 0.0
 
 
-class Keeper:
+class Keeper(fork.Forkable):
     """Renews leases of one ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.begin_anew()
+        fork.watch(self)
+
+    def begin_anew(self) -> None:
+        """Care for no lease, as in a forked child: those it inherits are its parent's, and so is the thread."""
         self._changed = threading.Condition()
         self._holds: set[Hold] = set()
         self._thread: threading.Thread | None = None

@@ -13,13 +13,13 @@ log, too. So there are none when a process forks.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Final
+
+from lazy_engine import fork
 
 #: So long a fork waits for what other threads do with a file. One that has to go on
 #: without them is as before: its child may share the fate of its parent's connections.
@@ -27,7 +27,7 @@ _PATIENCE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.001
 
 
-class ForkGate:
+class ForkGate(fork.Forkable):
     """Passed by whoever uses connections to a file; shut while the process forks.
 
     Not to be entered twice by a thread at a time.
@@ -40,7 +40,7 @@ class ForkGate:
         self._door = threading.Lock()
         self._shut_by: int | None = None
         self._inside: set[int] = set()
-        _gates().add(self)
+        fork.watch(self)
 
     # By threads, and not by a number: whoever was interrupted on the way out is
     # out when it comes again, or forks.
@@ -76,23 +76,3 @@ class ForkGate:
         self._door = threading.Lock()
         self._shut_by = None
         self._inside = set()
-
-
-@functools.cache
-def _gates() -> weakref.WeakSet[ForkGate]:
-    gates: weakref.WeakSet[ForkGate] = weakref.WeakSet()
-
-    def all_of(step: Callable[[ForkGate], None]) -> Callable[[], None]:
-        def take() -> None:
-            for gate in list(gates):
-                step(gate)
-
-        return take
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=all_of(ForkGate.shut),
-            after_in_parent=all_of(ForkGate.open),
-            after_in_child=all_of(ForkGate.begin_anew),
-        )
-    return gates
