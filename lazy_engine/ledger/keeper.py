@@ -41,6 +41,7 @@ class Hold:
     """A lease in the keeper's care.
 
     :ivar is_active: whether the owner is at work; an idle one loses its lease.
+    :ivar is_gone: whether there is no owner any more, who was interrupted before it said so.
     :ivar on_pulse: told what a renewal brought; must only note it.
     :ivar on_lost: told that there is a newer owner; must only note it.
     :ivar flush: writes progress, if there is any.
@@ -51,6 +52,7 @@ class Hold:
     on_pulse: Callable[[r.Pulse], None]
     on_lost: Callable[[], None]
     flush: Callable[[], None]
+    is_gone: Callable[[], bool] = lambda: False
     renew_due: float = 0.0
     flush_due: float = 0.0
 
@@ -150,6 +152,8 @@ class Keeper(fork.Forkable):
                 LOG.exception("progress of flow %s not written", hold.lease.flow_uuid)
 
     def _renew(self, hold: Hold, now: float) -> None:
+        if hold.is_gone():
+            self.let_go(hold)
         if not hold.is_active():
             return
         try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any
 
@@ -97,3 +98,29 @@ def test_another_engine_may_run_what_one_could_not(
     client.complete(client.token(detail.uuid, "ask"), 10)
     assert client.resume(detail.uuid, sums()) == "SUCCESS"
     assert client.flow(detail.uuid).results == {"give": 2, "ask": 10, "sum": 12}
+
+
+def test_lease_runs_out_if_its_owner_was_interrupted_before_it_gave_it_up(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(backend)
+    detail = submitted(client)
+    options = {"flow_detail": detail, "backend": backend, "engine": "lazy", "lease_seconds": 0.4}
+    keeper = client._ledger.keeper
+    interrupts = []
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        interrupts.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keeper, "let_go", interrupt)
+    monkeypatch.setattr(Give, "execute", interrupt)
+    engine = taskflow.engines.load(sums(), store={"value": 1}, **options)
+    # Not by pytest.raises, which keeps what was raised and with it all that took part.
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.run()
+    assert len(interrupts) == 2
+    monkeypatch.undo()
+    options["flow_detail"] = client._ledger.detail(detail.uuid)
+    other = taskflow.engines.load(sums(), store={"value": 1}, busy_wait_seconds=10, **options)
+    assert other.run() == "DELAYED"
