@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import uuid
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_lease_runs_out_if_its_owner_was_interrupted_before_it_gave_it_up(
         engine.run()
     assert len(interrupts) == 2
     monkeypatch.undo()
+    gc.collect()  # the parts of a run know of each other
     options["flow_detail"] = client._ledger.detail(detail.uuid)
     other = taskflow.engines.load(sums(), store={"value": 1}, busy_wait_seconds=10, **options)
     assert other.run() == "DELAYED"
