@@ -12,13 +12,15 @@ import collections
 import threading
 from typing import Any, Final
 
+from lazy_engine.fork import Forkable, watch
+
 #: How many engines a conductor keeps, unless said otherwise.
 KEEP_ENGINES: Final = 256
 #: How many atoms the flows of all kept engines have at most, unless said otherwise.
 KEEP_ATOMS: Final = 20_000
 
 
-class Shelf:
+class Shelf(Forkable):
     """Keeps the engines that were used last. Safe to use from any thread.
 
     An engine that is at work is not on the shelf.
@@ -30,9 +32,14 @@ class Shelf:
     def __init__(self, most_engines: int, most_atoms: int) -> None:
         self._most_engines = most_engines
         self._most_atoms = most_atoms
-        self._lock = threading.Lock()
+        self.begin_anew()
+        watch(self)
         self._kept: collections.OrderedDict[str, tuple[Any, int]] = collections.OrderedDict()
         self._atoms = 0
+
+    def begin_anew(self) -> None:
+        """Make the lock, again in a forked child: a thread of its parent's may have had it."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -10,7 +10,7 @@ from typing import Final
 from taskflow import states
 from taskflow.persistence import models
 
-from lazy_engine import token
+from lazy_engine import host, token
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 
@@ -39,10 +39,16 @@ class Buffer:
 
     def __init__(self, flow_detail: models.FlowDetail) -> None:
         self._flow_detail = flow_detail
-        self.clear(open_delays=0)
+        self._new = host.unstored_in(flow_detail)  # in order of appearance
+        self.begin(open_delays=0)
 
     def clear(self, *, open_delays: int, state_ahead: str | None = None) -> None:
-        """Forget everything: it has been committed, or is not to be.
+        """Forget everything: it has been committed, or is not to be; see :meth:`begin`."""
+        self._new.clear()
+        self.begin(open_delays=open_delays, state_ahead=state_ahead)
+
+    def begin(self, *, open_delays: int, state_ahead: str | None = None) -> None:
+        """Begin with nothing but the atoms that another engine with the same flow detail has added.
 
         :param open_delays: how many are open in the store.
         :param state_ahead: the flow's state in the store, if it is there before it is here.
@@ -50,7 +56,6 @@ class Buffer:
         self._stored_open = open_delays
         self._state_ahead = state_ahead
         self._flow_is_dirty = False
-        self._new: dict[str, None] = {}  # in order of appearance
         self._dirty: dict[str, set[str]] = collections.defaultdict(set)
         self._encoded: dict[str, str | None] = {}
         self._opened: dict[token.DelayKey, r.DelayOpening] = {}
@@ -58,7 +63,7 @@ class Buffer:
         self._closed: dict[tuple[str, str], r.DelayClosing] = {}
         self._probed: dict[token.DelayKey, r.DelayProbing] = {}
         self._later: dict[token.DelayKey, r.AtomChange] = {}
-        self.must_write = False
+        self.must_write = bool(self._new)
 
     # -- what has changed -------------------------------------------------
 

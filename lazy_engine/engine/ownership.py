@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -86,13 +87,7 @@ class Ownership:
         self._watched = watched
         self._end_state: str | None = None
         self._idle_since: float | None = None
-        self._hold = Hold(
-            lease=lease,
-            is_active=self._is_active,
-            on_pulse=self._note_pulse,
-            on_lost=self._is_lost.set,
-            flush=self._flush_marks,
-        )
+        self._hold = _hold(weakref.ref(self), lease, self._is_lost.set)
         self.has_ended = False
         self.is_final = False
 
@@ -239,3 +234,34 @@ class Ownership:
     def _require(self) -> None:
         if self._is_lost.is_set() or self.has_ended:
             raise fenced(self._lease)
+
+
+def _hold(
+    owned: weakref.ReferenceType[Ownership], lease: r.Lease, on_lost: Callable[[], None]
+) -> Hold:
+    """Return what the keeper is to know of an owner.
+
+    Not the owner itself: if its run was interrupted where it was about to take the lease
+    back, nobody ever does, and the lease is to run out.
+    """
+
+    def is_active() -> bool:
+        found = owned()
+        return found is not None and found._is_active()
+
+    def note_pulse(pulse: r.Pulse) -> None:
+        if (found := owned()) is not None:
+            found._note_pulse(pulse)
+
+    def flush() -> None:
+        if (found := owned()) is not None:
+            found._flush_marks()
+
+    return Hold(
+        lease=lease,
+        is_active=is_active,
+        is_gone=lambda: owned() is None,
+        on_pulse=note_pulse,
+        on_lost=on_lost,
+        flush=flush,
+    )

@@ -27,6 +27,10 @@ class StateIndex:
         self._names[state][name] = None
         self._states[name] = state
 
+    def knows(self, name: str) -> bool:
+        """Whether the atom's state was ever noted."""
+        return name in self._states
+
     def within(self, states: Iterable[str]) -> list[str]:
         """Return the names of the atoms in certain states."""
         return [name for state in states for name in self._names.get(state, ())]

@@ -54,7 +54,7 @@ class LazyStorage(ArgumentStorage):
         self._new_probes: list[r.DelayOpening] = []
         self._buffer = Buffer(self.flow_detail)
         self._find_waits()
-        self.settle()
+        self._buffer.begin(open_delays=len(self.delayed_tasks()))
 
     def _find_waits(self) -> None:
         self.states = StateIndex(self.flow_detail)
@@ -74,6 +74,17 @@ class LazyStorage(ArgumentStorage):
                 self._buffer.note_new(atom)
                 self.states.put(atom.name, atom.state)
                 self.on_structure()
+
+    def ensure_atoms(self, atoms: Iterable[host.Atom]) -> list[str]:
+        """Make sure that every atom has a detail, by this engine or by another with the same flow detail."""
+        uuids = super().ensure_atoms(atoms)
+        added = [detail for detail in self.flow_detail if not self.states.knows(detail.name)]
+        for detail in added:
+            self.states.put(detail.name, detail.state)
+        if added:
+            self._buffer.must_write = True
+            self.on_structure()
+        return uuids
 
     def note_atom(self, before: models.AtomDetail, after: models.AtomDetail) -> None:
         changed = {
@@ -359,7 +370,9 @@ class LazyStorage(ArgumentStorage):
         """Inject anew what was injected before, where the stored flow has no value."""
         stored: Mapping[str, Any] = {}
         if self.knows(self.injector_name):
-            stored = self.atom_detail(self.injector_name).results or {}
+            injected = self.atom_detail(self.injector_name)
+            if not self._buffer.is_new(injected):
+                stored = injected.results or {}
         missing = {name: value for name, value in self._injected.items() if name not in stored}
         if missing:
             super().inject(missing)

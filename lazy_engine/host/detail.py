@@ -10,6 +10,8 @@ from taskflow.persistence import models
 
 #: Attribute of a flow detail object; see ``HostStorage.known``.
 _KNOWN = "_lazy_engine_known"
+#: Attribute of a flow detail object; see :func:`unstored_in`.
+_UNSTORED = "_lazy_engine_unstored"
 
 
 def note_known(detail: models.FlowDetail, version: tuple[int, int, int, int] | None) -> None:
@@ -24,6 +26,16 @@ def known_of(detail: models.FlowDetail) -> tuple[int, int, int, int] | None:
     """Return what :func:`note_known` noted."""
     known: tuple[int, int, int, int] | None = getattr(detail, _KNOWN, None)
     return known
+
+
+def unstored_in(detail: models.FlowDetail) -> dict[str, None]:
+    """Return, by uuid, the atoms of a flow detail that its store has not got, for whoever adds or stores some to change.
+
+    Kept on the flow detail itself: one engine may have added them, and another one, made
+    with the same flow detail, be the one that runs.
+    """
+    unstored: dict[str, None] = detail.__dict__.setdefault(_UNSTORED, {})
+    return unstored
 
 
 def mend_history(detail: models.AtomDetail, stored: Iterable[Any] | None) -> models.AtomDetail:

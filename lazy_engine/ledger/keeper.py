@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from lazy_engine import errors
+from lazy_engine import errors, fork
 from lazy_engine.ledger import record as r
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Hold:
     """A lease in the keeper's care.
 
     :ivar is_active: whether the owner is at work; an idle one loses its lease.
+    :ivar is_gone: whether there is no owner any more, who was interrupted before it said so.
     :ivar on_pulse: told what a renewal brought; must only note it.
     :ivar on_lost: told that there is a newer owner; must only note it.
     :ivar flush: writes progress, if there is any.
@@ -51,15 +52,21 @@ class Hold:
     on_pulse: Callable[[r.Pulse], None]
     on_lost: Callable[[], None]
     flush: Callable[[], None]
+    is_gone: Callable[[], bool] = lambda: False
     renew_due: float = 0.0
     flush_due: float = 0.0
 
 
-class Keeper:
+class Keeper(fork.Forkable):
     """Renews leases of one ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.begin_anew()
+        fork.watch(self)
+
+    def begin_anew(self) -> None:
+        """Care for no lease, as in a forked child: those it inherits are its parent's, and so is the thread."""
         self._changed = threading.Condition()
         self._holds: set[Hold] = set()
         self._thread: threading.Thread | None = None
@@ -145,6 +152,8 @@ class Keeper:
                 LOG.exception("progress of flow %s not written", hold.lease.flow_uuid)
 
     def _renew(self, hold: Hold, now: float) -> None:
+        if hold.is_gone():
+            self.let_go(hold)
         if not hold.is_active():
             return
         try:

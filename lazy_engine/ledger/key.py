@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from lazy_engine import errors
+from lazy_engine import errors, fork
 from lazy_engine.token import Key
 
 ENVIRONMENT_VARIABLE: Final = "LAZY_ENGINE_KEYS"
@@ -69,7 +69,7 @@ def configured() -> Mapping[str, Key]:
     return found
 
 
-class KeyRing:
+class KeyRing(fork.Forkable):
     """Finds keys by id, and asks the store only for those it has not seen.
 
     :param fetch: returns all stored keys, the signing one first; makes the
@@ -80,6 +80,11 @@ class KeyRing:
         self._fetch = fetch
         self._configured = configured()
         self._stored: Mapping[str, Key] = {}
+        self.begin_anew()
+        fork.watch(self)
+
+    def begin_anew(self) -> None:
+        """Make the lock, again in a forked child: a thread of its parent's may have had it."""
         self._lock = threading.Lock()
 
     def find(self, key_id: str | None = None) -> Key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -45,7 +46,24 @@ def open_ledger(shared: sa.Engine) -> SqlLedger:
     tables = build(dialect)
     require_current(transactor, tables, functools.partial(prepare_host, tables=tables))
     details = DetailRows(tables, is_strict=dialect == "postgresql")
-    return SqlLedger(transactor, tables, details, store=dialect, owns_engine=dialect == "sqlite")
+    owns_engine = dialect == "sqlite"
+    _close_with(shared, weakref.WeakMethod(transactor.close), disposes=owns_engine)
+    return SqlLedger(transactor, tables, details, store=dialect, owns_engine=owns_engine)
+
+
+def _close_with(
+    shared: sa.Engine, close: weakref.WeakMethod[Callable[..., None]], *, disposes: bool
+) -> None:
+    """Close what is kept out of an engine's pool when the engine lets go of its pool.
+
+    As TaskFlow's backend does when it is closed: whoever closes it wants no connection to be left.
+    """
+
+    @sa.event.listens_for(shared, "engine_disposed")
+    def _let_go(_engine: sa.Engine) -> None:
+        found = close()
+        if found is not None:
+            found(disposes=disposes)
 
 
 class SqlLedger(SqlTaking, SqlOwnership, SqlDelivery, SqlCensus, SqlListing):

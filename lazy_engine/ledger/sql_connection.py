@@ -16,6 +16,7 @@ from sqlalchemy import exc as sa_exc
 
 from lazy_engine import errors
 from lazy_engine.ledger import sql_pipeline
+from lazy_engine.ledger.sql_fork import ForkGate
 from lazy_engine.ledger.sql_kept import KeptConnections
 from lazy_engine.ledger.sql_statement import Statement, as_sqlalchemy_would, is_observed, pass_over
 
@@ -133,6 +134,9 @@ class Transactor:
         self._lasting = KeptConnections(self._connect, self._equip_lasting, most=_MOST_KEPT)
         self._hurried = KeptConnections(self._connect, self._equip_hurried, most=1)
         self._looking = KeptConnections(self._connect, self._equip_looking, most=1)
+        self._gate: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._is_sqlite:
+            self._gate = ForkGate(self._close_all)
 
     @property
     def engine(self) -> sa.Engine:
@@ -164,7 +168,7 @@ class Transactor:
 
         def attempt() -> T:
             engine = self.engine  # in a forked child the turns begin anew, too
-            with self._turns:
+            with self._gate, self._turns:
                 if not is_observed(engine):
                     with kept.borrowed() as connection:
                         if connection is not None:
@@ -222,7 +226,7 @@ class Transactor:
         """
 
         def attempt() -> T:
-            with self.engine.connect() as connection, connection.begin():
+            with self._gate, self.engine.connect() as connection, connection.begin():
                 if self._is_sqlite:
                     _BEGIN_READING.run(connection)
                 return work(connection)
@@ -237,7 +241,11 @@ class Transactor:
 
         :raises StoreUnavailable: the store cannot be read.
         """
-        with contextlib.suppress(sa_exc.SQLAlchemyError), self._looking.borrowed() as connection:
+        with (
+            contextlib.suppress(sa_exc.SQLAlchemyError),
+            self._gate,
+            self._looking.borrowed() as connection,
+        ):
             if connection is not None:
                 return work(connection)
         return self.read(work)  # as anybody does, and again if that helps
@@ -262,6 +270,9 @@ class Transactor:
         if disposes:
             self._engine.dispose()
 
+    def _close_all(self) -> None:
+        self.close(disposes=True)
+
 
 def _hurry(connection: sa.Connection) -> sa.Connection:
     """Have SQLite's transactions not wait for the disk."""
@@ -275,8 +286,11 @@ def _hurried(connection: sa.Connection) -> Iterator[None]:
     raw: Any = _hurry(connection).connection.dbapi_connection
     try:
         yield
-    finally:
         raw.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        # Ctrl-C, perhaps, within a transaction. Whoever has it next relies on the disk.
+        connection.invalidate()
+        raise
 
 
 def _pauses() -> Iterator[float | None]:

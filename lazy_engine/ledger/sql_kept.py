@@ -76,14 +76,18 @@ class KeptConnections:
         self._count = 0
         self._generation = object()
 
+    def _require_own(self) -> None:
+        """Begin anew in a forked child: a thread of its parent's may have had the lock."""
+        if self._pid != os.getpid():
+            self._begin()
+
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[sa.Connection | None]:
         """Yield a connection, or ``None`` if all are in use.
 
         It is closed if what it is used for fails.
         """
-        if self._pid != os.getpid():
-            self._begin()
+        self._require_own()
         generation, connection = self._take()
         if generation is None:
             yield None
@@ -146,6 +150,7 @@ class KeptConnections:
 
     def close(self) -> None:
         """Close those that nobody uses, and the others when they come back."""
+        self._require_own()
         with self._lock:
             self._generation = object()
             self._count = 0
@@ -166,8 +171,11 @@ def _close_idle(idle: Iterable[_Idle]) -> None:
 
 def _close(connection: sa.Connection, raw: Any, pipeline: sql_pipeline.Pipeline | None) -> None:
     """Close a connection that may be lost: SQLAlchemy would ask it to roll back first, and complain."""
+    if raw is None:  # interrupted before anybody used it
+        with contextlib.suppress(Exception):
+            raw = connection.connection.dbapi_connection
     for end in (
-        raw.close,
+        *(() if raw is None else (raw.close,)),
         connection.invalidate,
         connection.close,
         *(() if pipeline is None else (pipeline.leave,)),

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from lazy_engine import errors
+from lazy_engine import Client, errors
 from lazy_engine.ledger import sql_connection, sql_kept, sql_pipeline
 from lazy_engine.ledger.sql_connection import _MOST_KEPT, Transactor, open_engine, open_sqlite
 from lazy_engine.ledger.sql_statement import Answer, Statement, open_value
@@ -287,6 +287,43 @@ def test_interrupted_transaction_is_rolled_back(kept: Transactor) -> None:
     put(kept, "b")
 
 
+def test_interrupt_is_told_wherever_it_comes(
+    kept: Transactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(kept, "a")
+    raw = used(kept).connection.dbapi_connection
+    monkeypatch.setattr(sql_pipeline, "of", raises_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        put(kept, "b")
+    monkeypatch.undo()
+    assert raw is not None
+    with pytest.raises(kept.engine.dialect.loaded_dbapi.Error):  # it is closed
+        raw.cursor().execute("SELECT 1")
+    put(kept, "c")
+    assert [name for name, _size in rows(kept)] == ["a", "c"]
+
+
+def test_interrupt_leaves_nobody_a_connection_that_does_not_wait_for_the_disk(
+    sqlite_url: str,
+) -> None:
+    def work(connection: sa.Connection) -> None:
+        INSERT.run(connection, {"name": "a", "size": 0})
+        connection.invalidate()  # as an interrupted statement does
+        raise KeyboardInterrupt
+
+    with opened(sqlite_url) as made:
+        sa.event.listen(made.engine, "commit", lambda _c: None)  # so none is kept
+        with pytest.raises(KeyboardInterrupt):
+            made.write(work, is_lasting=False)
+        with made.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert rows(made) == []
+
+
+def raises_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_crowd_shares_what_is_kept_and_the_pool(remote: Transactor) -> None:
     count = _MOST_KEPT + 3
     together = threading.Barrier(count)
@@ -312,6 +349,7 @@ def test_a_crowd_shares_what_is_kept_and_the_pool(remote: Transactor) -> None:
 def test_forked_child_leaves_its_parents_connections_alone(kept: Transactor) -> None:
     put(kept, "a")
     mine = used(kept)
+    is_file = kept.engine.dialect.name == "sqlite"  # of which none is open when a process forks
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -325,7 +363,7 @@ def test_forked_child_leaves_its_parents_connections_alone(kept: Transactor) -> 
     _pid, status = os.waitpid(pid, 0)
     assert status == 0
     put(kept, "c")
-    assert used(kept) is mine
+    assert (used(kept) is mine) is not is_file
     assert [name for name, _size in rows(kept)] == ["a", "b", "c"]
 
 
@@ -343,6 +381,21 @@ def test_closed_connections_are_closed(kept: Transactor) -> None:
     kept.close(disposes=False)
     assert idle.closed
     assert not kept._lasting._idle
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql", "mysql"])
+def test_backend_that_is_closed_leaves_no_connection(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    client = Client({"connection": request.getfixturevalue(f"{store}_url")})
+    kept = client._ledger._transactor
+    for _ in range(2):  # it may be used again, as TaskFlow's may
+        client._ledger.unring("no flow")
+        client._ledger.next_due_in(1)
+        connections = [each._idle[0][1] for each in (kept._lasting, kept._looking)]
+        client.backend.close()
+        assert [connection.closed for connection in connections] == [True, True]
+        assert kept.engine.pool.checkedin() == 0
 
 
 def test_whoever_listens_to_transactions_hears_of_them(kept: Transactor) -> None:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that fork while they have an SQLite file open, or are just using it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from lazy_engine.ledger.sql_connection import Transactor, open_sqlite
+
+PUT = sa.text("INSERT INTO things VALUES (:name)")
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "things.db"
+
+
+@pytest.fixture
+def kept(path: pathlib.Path) -> Iterator[Transactor]:
+    made = Transactor(open_sqlite(sa.make_url(f"sqlite:///{path}")))
+    try:
+        made.write(lambda c: c.execute(sa.text("CREATE TABLE things (name TEXT)")))
+        yield made
+    finally:
+        made.close(disposes=True)
+
+
+def put(kept: Transactor, name: str) -> None:
+    kept.write(lambda c: c.execute(PUT, {"name": name}))
+
+
+def look(kept: Transactor) -> int:
+    query = sa.text("SELECT count(*) FROM things")
+    return kept.look(lambda c: int(c.execute(query).scalar_one()))
+
+
+def names(path: pathlib.Path) -> list[str]:
+    """Return what is stored, as somebody else sees it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT name FROM things ORDER BY name")]
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Have a child do some work; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(20)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def wait_for(pid: int) -> None:
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_child_keeps_the_file_when_its_parent_lets_it_go(
+    kept: Transactor, path: pathlib.Path
+) -> None:
+    put(kept, "a")
+    look(kept)
+    told, tell = os.pipe()
+    has_begun, begin = os.pipe()
+
+    def work() -> None:
+        put(kept, "b")
+        os.write(begin, b".")
+        os.read(told, 1)
+        put(kept, "c")
+        os.kill(os.getpid(), signal.SIGKILL)  # what is committed is there without its help
+
+    pid = fork(work)
+    os.read(has_begun, 1)
+    kept.close(disposes=True)
+    os.write(tell, b".")
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    for end in (told, tell, has_begun, begin):
+        os.close(end)
+    assert names(path) == ["a", "b", "c"]
+
+
+def test_fork_waits_for_what_other_threads_do(kept: Transactor, path: pathlib.Path) -> None:
+    inside = threading.Event()
+    has_forked = threading.Event()
+    seen: list[bool] = []
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(PUT, {"name": "a"})
+        inside.set()
+        seen.append(has_forked.wait(0.2))
+
+    thread = threading.Thread(target=kept.write, args=(work,))
+    thread.start()
+    assert inside.wait(10)
+    pid = fork(lambda: put(kept, "b"))
+    has_forked.set()
+    thread.join(30)
+    wait_for(pid)
+    assert seen == [False], "the process forked within a transaction"
+    put(kept, "c")
+    assert names(path) == ["a", "b", "c"]
+
+
+def test_parent_and_children_write_at_once(kept: Transactor, path: pathlib.Path) -> None:
+    has_ended = threading.Event()
+    count = [0]
+
+    def write() -> None:
+        while not has_ended.is_set():
+            count[0] += 1
+            put(kept, f"parent {count[0]:05}")
+            look(kept)
+
+    def work() -> None:
+        for number in range(5):
+            put(kept, f"child {os.getpid()} {number}")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        pids = [fork(work) for _ in range(6)]
+    finally:
+        has_ended.set()
+        thread.join(30)
+    kept.close(disposes=True)
+    for pid in pids:
+        wait_for(pid)
+    stored = names(path)
+    assert stored == sorted(
+        [f"child {pid} {number}" for pid in pids for number in range(5)]
+        + [f"parent {number:05}" for number in range(1, count[0] + 1)]
+    )
+
+
+def test_process_that_forks_goes_on_with_connections_of_its_own(kept: Transactor) -> None:
+    put(kept, "a")
+    before = kept._lasting._idle[-1][1]
+    wait_for(fork(lambda: None))
+    assert before.closed, "the child would have had it, too"
+    put(kept, "b")
+    after = kept._lasting._idle[-1][1]
+    put(kept, "c")
+    assert kept._lasting._idle[-1][1] is after
