@@ -229,8 +229,9 @@ class SqlLedger(SqlTaking, SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
         def work(connection: sa.Connection) -> models.FlowDetail | None:
             # In this order: should a commit come in between, the details are newer than
             # what they are said to be, and are read again by whoever takes the lease.
-            row = self._row(connection, flow_uuid)
+            asked = self._ask_row(connection, flow_uuid)
             detail = self._details.read(connection, flow_uuid)
+            row = self._read_row(asked)
             if row is not None and detail is not None:
                 host.note_known(detail, row[0].version)
             return detail

@@ -52,13 +52,16 @@ class SqlBook:
         return (*self._flows.c, self._time.label("now"))
 
     def _row(self, connection: sa.Connection, flow_uuid: str) -> tuple[r.FlowRecord, int] | None:
+        return self._read_row(self._ask_row(connection, flow_uuid))
+
+    def _ask_row(self, connection: sa.Connection, flow_uuid: str) -> Answer:
         statement = self._statements.once(
             "row",
             lambda: sa.select(*self._whole_row).where(
                 self._flows.c.flow_uuid == open_value("flow_uuid")
             ),
         )
-        return self._read_row(statement.run(connection, {"flow_uuid": flow_uuid}))
+        return statement.run(connection, {"flow_uuid": flow_uuid})
 
     @staticmethod
     def _read_row(answer: Answer) -> tuple[r.FlowRecord, int] | None:

@@ -226,12 +226,34 @@ class Transactor:
         """
 
         def attempt() -> T:
-            with self._gate, self.engine.connect() as connection, connection.begin():
+            engine = self.engine
+            with self._gate:
+                if not is_observed(engine):
+                    with self._lasting.borrowed() as connection:
+                        if connection is not None:
+                            return self._read_from(connection, work)
+                with engine.connect() as connection:
+                    return self._read_from(connection, work)
+
+        return self._repeat(attempt)
+
+    def _read_from(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
+        pipeline = sql_pipeline.of(connection)
+        with connection.begin():
+            if pipeline is None:
                 if self._is_sqlite:
                     _BEGIN_READING.run(connection)
                 return work(connection)
-
-        return self._repeat(attempt)
+            # In no transaction: each statement sees what is committed when it begins, as
+            # under READ COMMITTED.
+            try:
+                answer = work(connection)
+                with as_sqlalchemy_would(connection):
+                    pipeline.settle()
+            except BaseException:
+                pipeline.give_up()
+                raise
+            return answer
 
     def look(self, work: Callable[[sa.Connection], T]) -> T:
         """Run *work*, one statement that only reads, outside of any transaction.

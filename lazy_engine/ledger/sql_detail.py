@@ -73,17 +73,20 @@ class DetailRows:
             "read_flow",
             lambda: sa.select(c.uuid, c.name, c.state, c.meta).where(c.uuid == open_value("uuid")),
         )
-        row = next(statement.run(connection, {"uuid": flow_uuid}).mappings(), None)
-        if row is None:
-            return None
-        row["meta"] = self.loads(row["meta"])
-        detail = models.FlowDetail.from_dict(row)
+        found = statement.run(connection, {"uuid": flow_uuid})
         atoms = self._tables.atomdetails
         statement = self._statements.once(
             "read_atoms",
             lambda: sa.select(atoms).where(atoms.c.parent_uuid == open_value("uuid")),
         )
-        for atom_row in statement.run(connection, {"uuid": flow_uuid}).mappings():
+        # Asked right after it, so that a server is waited for once.
+        found_atoms = statement.run(connection, {"uuid": flow_uuid})
+        row = next(found.mappings(), None)
+        if row is None:
+            return None
+        row["meta"] = self.loads(row["meta"])
+        detail = models.FlowDetail.from_dict(row)
+        for atom_row in found_atoms.mappings():
             detail.add(self._atom_from(atom_row))
         return detail
 

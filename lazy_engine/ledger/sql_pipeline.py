@@ -46,6 +46,14 @@ class Pipeline:
         """
         self._inside.sync()
 
+    def settle(self) -> None:
+        """Wait for the answers that nobody has waited for, if there are any.
+
+        :raises psycopg.Error: something of it has failed.
+        """
+        if self._inside.result_queue:
+            self.wait()
+
     def commit(self) -> None:
         """Send the COMMIT after the rest, and wait for all of it.
 

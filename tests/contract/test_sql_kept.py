@@ -133,6 +133,33 @@ def test_postgresql_has_a_pipeline_and_waits_twice(piped: Transactor) -> None:
     assert len(rows(piped)) == 4
 
 
+def test_reading_leaves_no_transaction_open(piped: Transactor) -> None:
+    put(piped, "a")
+    unread = Anywhere(sa.select(THINGS.c.name))
+
+    def work(connection: sa.Connection) -> list[Any]:
+        by_sqlalchemy = connection.execute(sa.select(THINGS.c.size)).scalars().all()
+        first, second = COUNT.run(connection), COUNT.run(connection)
+        unread.run(connection)
+        return [by_sqlalchemy, second.first(), first.first()]
+
+    assert piped.read(work) == [[0], (1,), (1,)]
+    raw: Any = used(piped).connection.dbapi_connection
+    assert raw.info.transaction_status.name == "IDLE"
+    put(piped, "b")
+    assert piped.read(COUNT.run).first() == (2,)
+
+
+def test_reading_that_fails_leaves_the_next_alone(kept: Transactor) -> None:
+    def work(connection: sa.Connection) -> None:
+        COUNT.run(connection)
+        connection.execute(sa.text("SELECT name FROM nowhere"))
+
+    with pytest.raises(errors.StoreUnavailable, match="nowhere"):
+        kept.read(work)
+    assert kept.read(lambda c: COUNT.run(c).first()) == (0,)
+
+
 def test_answers_are_told_in_any_order(kept: Transactor) -> None:
     def work(connection: sa.Connection) -> list[Any]:
         asked = [COUNT.run(connection)]
