@@ -29,7 +29,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kazoo import exceptions as kazoo_exceptions
 from kazoo.protocol import paths
@@ -67,6 +67,18 @@ def of(jobboard: Any) -> Hearing:
     return found
 
 
+class _Question(NamedTuple):
+    """A question what is there.
+
+    :ivar number: in the order of the questions, and of their answers.
+    :ivar known: the paths of the jobs that the board knew of: of these alone the
+        answer can tell that they are gone.
+    """
+
+    number: int
+    known: frozenset[str]
+
+
 class Hearing:
     """What one ZooKeeper board hears. Safe to use from any thread.
 
@@ -85,6 +97,8 @@ class Hearing:
         self.conductors = Colleagues(jobboard, self._on_conductors)
         self._there: frozenset[str] = frozenset()
         self._claimed: frozenset[str] = frozenset()
+        #: Jobs that the board knew of when it was asked what is there.
+        self._known_then: frozenset[str] = frozenset()
         #: When whose turn it is not may answer a job after all.
         self._turns: dict[str, float] = {}
         self._told: set[str] = set()
@@ -214,8 +228,8 @@ class Hearing:
         with self._lock:
             self._look_at = None
             self._noted_at = 0.0
-        number, answer = self._ask()
-        answer.rawlink(functools.partial(self._on_children, number))
+        question, answer = self._ask()
+        answer.rawlink(functools.partial(self._on_children, question))
 
     def look_and_wait(self) -> None:
         """As :meth:`look`, and take in the contents of what is new before returning.
@@ -225,31 +239,32 @@ class Hearing:
         with self._lock:
             self._look_at = None
         try:
-            number, answer = self._ask()
+            question, answer = self._ask()
             children = answer.get()
         except kazoo_exceptions.NoNodeError:
             children = []
         except (kazoo_exceptions.KazooException, self._client.handler.timeout_exception) as error:
             raise taskflow_exceptions.JobFailure("the job board cannot be read", error) from error
-        self._take_in(number, children, delayed=False)
+        self._take_in(question, children, delayed=False)
 
-    def _ask(self) -> tuple[int, Any]:
-        """Ask for all jobs; return the question's number, in the order of the answers, and its answer."""
+    def _ask(self) -> tuple[_Question, Any]:
+        """Ask for all jobs; return the question, and what its answer will be in."""
         with self._lock:
             self._asked += 1
+            question = _Question(self._asked, frozenset(self._board._known_jobs))
             answer = self._client.get_children_async(self._board.path, watch=self._on_change)
-            return self._asked, answer
+            return question, answer
 
-    def _on_children(self, number: int, answer: Any) -> None:
+    def _on_children(self, question: _Question, answer: Any) -> None:
         try:
             children = answer.get()
         except Exception:
             # The connection is lost; its return is the next occasion to look.
             LOG.debug("job board '%s' could not be looked at", self._board.name, exc_info=True)
             return
-        self._take_in(number, children, delayed=True)
+        self._take_in(question, children, delayed=True)
 
-    def _take_in(self, number: int, children: Iterable[str], *, delayed: bool) -> None:
+    def _take_in(self, question: _Question, children: Iterable[str], *, delayed: bool) -> None:
         now = time.monotonic()
         postfix, prefix = self._board.LOCK_POSTFIX, self._board.JOB_PREFIX
         of_jobs = [name for name in children if name.startswith(prefix)]
@@ -258,11 +273,11 @@ class Hearing:
         )
         there = frozenset(name for name in of_jobs if not name.endswith(postfix))
         with self._lock:
-            if number < self._taken_in:
+            if question.number < self._taken_in:
                 # Whoever waited for it was overtaken by kazoo's thread with a later answer,
                 # after which the server tells of no change that had come before.
                 return
-            self._taken_in = number
+            self._taken_in, self._known_then = question
             freed = (self._claimed - claimed) & there
             self._there, self._claimed = there, claimed
             # What could not be read when its turn came is read now.
@@ -310,11 +325,15 @@ class Hearing:
         known = self._board._known_jobs
         wanted = {self._path(name) for name in names}
         with self._lock:
-            there = self._there
+            there, known_then = self._there, self._known_then
             tells = list(self._tells.values())
         children = [n for n in there if self._path(n) in wanted or self._path(n) in known]
         again = [job for job in map(known.get, wanted) if job is not None]
-        self._board._on_job_posting(sorted(children), delayed=delayed)
+        # Posted here after the question, or read after it: the answer says nothing of these.
+        newer = {paths.basename(path) for path in set(known) - known_then} - there
+        self._board._on_job_posting(sorted([*children, *newer]), delayed=delayed)
+        if newer:
+            self.look()
         for job in sorted(again):
             if self.is_turn(job):
                 for tell in tells:

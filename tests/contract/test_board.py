@@ -22,6 +22,7 @@ from kazoo.protocol.states import KazooState, KeeperState
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states
 from taskflow.jobs import backends as jobboards
+from taskflow.jobs import base as jobs_base
 from taskflow.jobs.backends import impl_etcd, impl_redis, impl_zookeeper
 from taskflow.jobs.base import JobPriority
 
@@ -132,8 +133,10 @@ def two_boards(zookeeper: ZooKeeper, jobboard_path: str) -> Iterator[tuple[Any, 
 
 def test_zookeeper_board_that_lost_its_watch_listens_again(two_boards: tuple[Any, Any]) -> None:
     deaf, other = two_boards
-    ZookeeperBoard(deaf).prepare()
-    wait_until(lambda: ZookeeperBoard(deaf).hears_of_jobs())
+    made = ZookeeperBoard(deaf)
+    made.prepare()
+    # The watch is that of the look; TaskFlow's own, which is stopped, was there before.
+    wait_until(lambda: made._hearing._taken_in == made._hearing._asked > 0)
     lose_watch(deaf)
     assert not ZookeeperBoard(deaf).hears_of_jobs()
     other.post("unheard of")
@@ -179,6 +182,40 @@ def test_zookeeper_board_hears_of_all_jobs_though_taskflows_watch_is_stopped(
         wait_until(lambda: hearing.job_count == 2)
         assert not called.called
     assert sorted(told) == ["first", "second"]
+
+
+def test_zookeeper_job_posted_during_a_look_is_not_taken_for_gone(
+    two_boards: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, other = two_boards
+    made = ZookeeperBoard(looking)
+    made.prepare()
+    wait_until(made.hears_of_jobs)
+    gone: list[Any] = []
+    looking.notifier.register(jobs_base.REMOVAL, lambda _e, details: gone.append(details["job"]))
+    hearing, late = made._hearing, []
+    take_in = hearing._take_in
+
+    def overtaken(*answer: Any, **options: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            late.append((answer, options))  # what the server says later is heard later
+            return
+        looking.post("job")
+        take_in(*answer, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hearing, "_take_in", overtaken)
+        hearing.look_and_wait()
+        assert (gone, looking.job_count) == ([], 1)
+        wait_until(lambda: late)
+    for answer, options in late:
+        take_in(*answer, **options)
+    wait_until(lambda: other.job_count == 1)
+    (job,) = other.iterjobs()
+    other.claim(job, "somebody")
+    other.consume(job, "somebody")
+    wait_until(lambda: [job.name for job in gone] == ["job"])
+    assert looking.job_count == 0
 
 
 def test_zookeeper_job_that_could_not_be_read_is_read_at_the_next_look(
