@@ -85,7 +85,7 @@ class KeptConnections:
     def borrowed(self) -> Iterator[sa.Connection | None]:
         """Yield a connection, or ``None`` if all are in use.
 
-        It is closed if what it is used for fails.
+        It is closed if what it is used for fails by the store, or is interrupted.
         """
         self._require_own()
         generation, connection = self._take()
@@ -101,9 +101,11 @@ class KeptConnections:
             raw, pipeline = connection.connection.dbapi_connection, sql_pipeline.of(connection)
             yield connection
         except BaseException as error:
-            self._forget(generation)
             if connection is not None:
+                if _is_sound(connection, error) and self._give_back(generation, connection):
+                    raise
                 _close(connection, raw, pipeline)
+            self._forget(generation)
             if isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated:
                 self.close()  # the others lead to the same server
             raise
@@ -157,6 +159,15 @@ class KeptConnections:
             idle = list(self._idle)
             self._idle.clear()
         _close_idle(idle)
+
+
+def _is_sound(connection: sa.Connection, error: BaseException) -> bool:
+    """Whether a connection can be used again after an error: one that is not the store's, and was rolled back."""
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, sa_exc.SQLAlchemyError)
+        and not connection.invalidated
+    )
 
 
 def _close_idle(idle: Iterable[_Idle]) -> None:

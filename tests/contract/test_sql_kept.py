@@ -216,9 +216,11 @@ def test_work_that_fails_leaves_nothing(kept: Transactor) -> None:
         INSERT.run(connection, {"name": "b", "size": 2})
         raise LookupError("not now")
 
+    before = used(kept)
     with pytest.raises(LookupError):
         kept.write(work)
     assert rows(kept) == [("a", 0)]
+    assert used(kept) is before, "there is nothing wrong with it"
     put(kept, "c")
     assert len(rows(kept)) == 2
 
