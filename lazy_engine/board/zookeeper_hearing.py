@@ -97,7 +97,8 @@ class Hearing:
         self.conductors = Colleagues(jobboard, self._on_conductors)
         self._there: frozenset[str] = frozenset()
         self._claimed: frozenset[str] = frozenset()
-        #: Jobs that the board knew of when it was asked what is there.
+        #: Paths of jobs that the board knew of when it was last asked what is there, or that an
+        #: earlier answer had.
         self._known_then: frozenset[str] = frozenset()
         #: When whose turn it is not may answer a job after all.
         self._turns: dict[str, float] = {}
@@ -277,7 +278,9 @@ class Hearing:
                 # Whoever waited for it was overtaken by kazoo's thread with a later answer,
                 # after which the server tells of no change that had come before.
                 return
-            self._taken_in, self._known_then = question
+            self._taken_in = question.number
+            # What an earlier answer had is no news either.
+            self._known_then = question.known | {self._path(name) for name in self._there}
             freed = (self._claimed - claimed) & there
             self._there, self._claimed = there, claimed
             # What could not be read when its turn came is read now.
@@ -329,7 +332,7 @@ class Hearing:
             tells = list(self._tells.values())
         children = [n for n in there if self._path(n) in wanted or self._path(n) in known]
         again = [job for job in map(known.get, wanted) if job is not None]
-        # Posted here after the question, or read after it: the answer says nothing of these.
+        # Posted here after the question: the answer says nothing of these.
         newer = {paths.basename(path) for path in set(known) - known_then} - there
         self._board._on_job_posting(sorted([*children, *newer]), delayed=delayed)
         if newer:
