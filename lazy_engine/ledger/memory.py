@@ -102,19 +102,8 @@ class MemoryLedger(MemoryListing):
                 detail = self._require_detail(request.flow_uuid)
             record, fired = self._fire(record, now)
             self._flows[request.flow_uuid] = record
-            assert record.key_id is not None
             return r.Taken(
-                lease=r.Lease(
-                    flow_uuid=request.flow_uuid,
-                    owner=request.owner,
-                    epoch=record.epoch,
-                    commit_number=record.commit_number,
-                    created_at=record.created_at,
-                    changed_at=record.changed_at,
-                    seconds=request.seconds,
-                    key_id=record.key_id,
-                    pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
-                ),
+                lease=request.lease(record),
                 detail=detail,
                 arrivals=self._unabsorbed(request.flow_uuid, with_early=True),
                 fired=fired,

@@ -83,6 +83,32 @@ class TakeRequest:
     is_insistent: bool = False
     first: r.Changes | None = None
 
+    def lease(
+        self,
+        record: r.FlowRecord,
+        unabsorbed: frozenset[DelayKey] = frozenset(),
+        at: int | None = None,
+    ) -> r.Lease:
+        """Return the lease that is granted.
+
+        :param record: of the flow, as the grant has left it.
+        :param unabsorbed: see :class:`~lazy_engine.ledger.record.Lease`, as *at*.
+        """
+        assert record.key_id is not None
+        return r.Lease(
+            flow_uuid=self.flow_uuid,
+            owner=self.owner,
+            epoch=record.epoch,
+            commit_number=record.commit_number,
+            created_at=record.created_at,
+            changed_at=record.changed_at,
+            seconds=self.seconds,
+            key_id=record.key_id,
+            pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
+            unabsorbed=unabsorbed,
+            unabsorbed_at=at,
+        )
+
     def require_known(self, record: r.FlowRecord | None) -> None:
         """Refuse an insistent request if the flow is not as the asker knows it.
 

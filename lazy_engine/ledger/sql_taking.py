@@ -215,17 +215,5 @@ def _insisted(request: TakeRequest) -> Mapping[str, int]:
 def _lease(
     request: TakeRequest, record: r.FlowRecord, arrivals: Iterable[r.DelayRecord]
 ) -> r.Lease:
-    assert record.key_id is not None
-    return r.Lease(
-        flow_uuid=request.flow_uuid,
-        owner=request.owner,
-        epoch=record.epoch,
-        commit_number=record.commit_number,
-        created_at=record.created_at,
-        changed_at=record.changed_at,
-        seconds=request.seconds,
-        key_id=record.key_id,
-        pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
-        unabsorbed=frozenset(delay.key for delay in arrivals),
-        unabsorbed_at=record.arrival_number,
-    )
+    unabsorbed = frozenset(delay.key for delay in arrivals)
+    return request.lease(record, unabsorbed, record.arrival_number)

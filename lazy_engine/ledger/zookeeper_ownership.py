@@ -31,7 +31,7 @@ class ZooKeeperOwnership(ZooKeeperBook):
         if isinstance(answer, r.Refused):
             return answer
         before, flow, probing, fired = answer
-        lease = _lease(request, flow)
+        lease = request.lease(flow.record)
         try:
             # Nobody else can write the flow's details now, and what was
             # written before the lease was taken is seen by who took it.
@@ -322,22 +322,6 @@ def _is_of_dead_owner(request: TakeRequest, refusal: r.Refused) -> bool:
 
 def _pulse(record: r.FlowRecord) -> r.Pulse:
     return r.Pulse(wish=record.wish, arrival_number=record.arrival_number)
-
-
-def _lease(request: TakeRequest, flow: FlowNode) -> r.Lease:
-    record = flow.record
-    assert record.key_id is not None
-    return r.Lease(
-        flow_uuid=request.flow_uuid,
-        owner=request.owner,
-        epoch=record.epoch,
-        commit_number=record.commit_number,
-        created_at=record.created_at,
-        changed_at=record.changed_at,
-        seconds=request.seconds,
-        key_id=record.key_id,
-        pulse=r.Pulse(wish=record.wish, arrival_number=record.arrival_number),
-    )
 
 
 def _no_details(flow_uuid: str) -> errors.UnknownFlow:
