@@ -27,6 +27,8 @@ pytestmark = pytest.mark.fault
 
 # How a delivery's transaction begins.
 _DELIVERS = b"SET arrival_number"
+#: The whole statement: a transaction begins with the word COMMITTED.
+_COMMIT = b"COMMIT\0"
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ def test_connections_die_in_the_middle_of_commits(
     url = through(proxy, own_postgresql)
     with at_work(url, zookeeper, jobboard_path, tmp_path) as (load, boards, _):
         for _number in range(30):
-            proxy.lose(b"COMMIT", is_carried_out=is_carried_out)
+            proxy.lose(_COMMIT, is_carried_out=is_carried_out)
             wait_until(lambda: proxy.has_lost)
         load.finish(boards)
 
@@ -106,7 +108,7 @@ def test_delivery_whose_commit_was_cut_off_has_a_receipt_that_holds(
 ) -> None:
     with opened(through(proxy, own_postgresql)) as backend:
         world = park(backend)
-        proxy.lose(b"COMMIT", after=_DELIVERS, is_carried_out=is_carried_out)
+        proxy.lose(_COMMIT, after=_DELIVERS, is_carried_out=is_carried_out)
         receipt = world.client.complete(world.token, "kept")
         assert proxy.has_lost
         # It was tried again by itself, and knows its own outcome when it finds it.
@@ -122,7 +124,7 @@ def test_delivery_that_cannot_learn_its_commits_fate_says_so_and_may_be_repeated
 ) -> None:
     with opened(through(proxy, own_postgresql)) as backend:
         world = park(backend)
-        proxy.lose(b"COMMIT", after=_DELIVERS, is_carried_out=is_carried_out, and_cut=True)
+        proxy.lose(_COMMIT, after=_DELIVERS, is_carried_out=is_carried_out, and_cut=True)
         with pytest.raises(StoreUnavailable, match="the store failed"):
             world.client.complete(world.token, "kept")
         assert proxy.has_lost

@@ -13,6 +13,7 @@ from typing import Self
 from tests.servers.process import free_port
 
 _LOOK_SECONDS = 0.02
+_LAST_ANSWER_SECONDS = 10.0
 
 
 @dataclasses.dataclass
@@ -71,7 +72,8 @@ class Proxy:
     ) -> None:
         """End the connection over which the next request with a word in it comes.
 
-        :param is_carried_out: whether the server is to get the request; then the connection ends when it answers
+        :param is_carried_out: whether the server is to get the request; then the connection ends once it has
+            answered, and gone through all that it was sent
         :param after: only on a connection on which a request with that word came since this was called
         :param and_cut: whether all that comes afterwards is lost, too
         """
@@ -123,19 +125,20 @@ class Proxy:
         return thread
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        loses_answer = False
         with contextlib.suppress(OSError, ValueError):  # one side, or cut(), has hung up
             while True:
                 ready, _, _ = select.select([client, server], [], [], _LOOK_SECONDS)
                 for source in () if self._is_stalled else ready:
                     data = source.recv(65536)
-                    if not data or (source is server and loses_answer):
+                    if not data:
                         raise ConnectionResetError
-                    if source is client and (found := self._found(client, data)) is not None:
-                        loses_answer = found
-                        if not found:
-                            raise ConnectionResetError
-                    (server if source is client else client).sendall(data)
+                    is_carried_out = self._found(client, data) if source is client else None
+                    if is_carried_out is not False:
+                        (server if source is client else client).sendall(data)
+                    if is_carried_out:
+                        _await_last_answer(server)
+                    if is_carried_out is not None:
+                        raise ConnectionResetError
         _hang_up(client, server)
         with self._lock:
             self._links.pop(threading.current_thread(), None)
@@ -154,6 +157,15 @@ class Proxy:
             self._has_lost = True
             self._is_cut = self._is_cut or loss.and_cut
             return loss.is_carried_out
+
+
+def _await_last_answer(server: socket.socket) -> None:
+    server.settimeout(_LAST_ANSWER_SECONDS)
+    server.recv(65536)
+    # What answered may have been a request sent with the one to lose, before it.
+    server.shutdown(socket.SHUT_WR)
+    while server.recv(65536):
+        pass
 
 
 def _hang_up(*ends: socket.socket) -> None:
