@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import taskflow.engines
 from taskflow import exceptions as taskflow_exceptions
-from taskflow import flow as taskflow_flow
 from taskflow import states
 from taskflow.persistence import models
 
@@ -26,6 +25,7 @@ from lazy_engine import (
 )
 from lazy_engine import factory as factory_module
 from lazy_engine.board import Board
+from lazy_engine.compiler import least_size
 from lazy_engine.delay import DELAYED
 from lazy_engine.delivery import Delivery
 from lazy_engine.inspection import Inspection, micros
@@ -111,10 +111,9 @@ class Client(Delivery, Inspection):
             )
         )
         if self._board is None and is_new:
-            atoms = len(flow) if isinstance(flow, taskflow_flow.Flow) else 1
             # Whoever takes the lease reads the details anew if this is not so any more.
             host.note_known(named, record.version)
-            self._made.put(record.flow_uuid, (flow, named), atoms)
+            self._made.put(record.flow_uuid, (flow, named), least_size(flow))
         if self._board is not None and (is_new or record.state == states.PENDING):
             # Posted again for a flow that nobody has begun: the first poster
             # may have died in between, and a second doorbell does no harm.

@@ -75,6 +75,11 @@ def compile_flow(flow: Any) -> compiler.Compilation:
     return compiler.PatternCompiler(flow).compile()
 
 
+def least_size(flow: Any) -> int:
+    """Return how many atoms a flow or a task has at least: those of flows inside it are not counted."""
+    return len(flow) if isinstance(flow, taskflow_flow.Flow) else 1
+
+
 class _Compiling:
     """One flow on its way into a compilation."""
 

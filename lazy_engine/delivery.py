@@ -15,6 +15,7 @@ from taskflow.types import failure as taskflow_failure
 from lazy_engine import (
     doorbell,
     errors,
+    garbage,
     token,
 )
 from lazy_engine.access import Access
@@ -69,6 +70,12 @@ class Delivery(Access):
 
         :returns: for each item, in order, its receipt or what was wrong with it.
         """
+        with garbage.put_off(len(items)):
+            return self._deliver_many(items)
+
+    def _deliver_many(
+        self, items: Sequence[tuple[str, Result | Failed]]
+    ) -> list[Receipt | errors.LazyEngineError]:
         answers: list[Receipt | errors.LazyEngineError | None] = [None] * len(items)
         by_flow: dict[str, list[tuple[int, r.Delivery]]] = {}
         for index, (text, value) in enumerate(items):

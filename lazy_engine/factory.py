@@ -18,7 +18,7 @@ from taskflow import flow as taskflow_flow
 from taskflow import task as taskflow_task
 from taskflow.persistence import models
 
-from lazy_engine import incident, report
+from lazy_engine import garbage, incident, report
 from lazy_engine.ledger import Ledger
 
 
@@ -67,7 +67,8 @@ def make_stored(
         )
         raise report.write(ledger, detail.uuid, incident.NO_FACTORY, message)
     try:
-        return make(detail)
+        with garbage.put_off(len(detail)):
+            return make(detail)
     except Exception as error:
         message = (
             f"{lead} cannot be made by its factory {made_by.get('name')!r}:"

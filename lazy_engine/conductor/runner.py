@@ -14,7 +14,6 @@ from taskflow.persistence import models
 
 from lazy_engine import errors, factory, ledger, report, rules
 from lazy_engine.claim import ABANDON, CONSUME, COOL, KEEP
-from lazy_engine.conductor import garbage
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import LazyEngine
 from lazy_engine.ledger.protocol import Outdated
@@ -71,18 +70,8 @@ class Runner:
                 return self._run_listened(job, engine)
             except Outdated:
                 self._log.debug("flow %s is loaded anew: it was run elsewhere", flow_uuid)
-        with contextlib.ExitStack() as loading:
-            return self._load_and_run(job, loading)
-
-    def _load_and_run(self, job: Any, loading: contextlib.ExitStack) -> str:
-        """Run the flow with a new engine.
-
-        :param loading: closed at the latest before the first task begins.
-        """
         try:
-            detail = self._detail_of(job)
-            loading.enter_context(garbage.put_off(len(detail)))
-            engine = self._engine_of(job, detail)
+            engine = self._engine_of(job, self._detail_of(job))
         except errors.StoreUnavailable:
             self._log.warning("job %s: the store failed", job, exc_info=True)
             return COOL
@@ -91,15 +80,13 @@ class Runner:
         except _Unresolved as error:
             self._log.warning("job %s is left on the board: %s", job, error)
             return KEEP
-        return self._run_listened(job, engine, loading)
+        return self._run_listened(job, engine)
 
-    def _run_listened(
-        self, job: Any, engine: Any, loading: contextlib.ExitStack | None = None
-    ) -> str:
+    def _run_listened(self, job: Any, engine: Any) -> str:
         with contextlib.ExitStack() as stack:
             for listener in self._listeners_of(job, engine):
                 stack.enter_context(listener)
-            fate, has_parked = self._run(job, engine, loading or contextlib.ExitStack())
+            fate, has_parked = self._run(job, engine)
         flow_uuid = _only_flow_of(job)
         if has_parked and flow_uuid is not None and isinstance(engine, LazyEngine):
             # As if it were loaded anew: nobody listens to it any more.
@@ -108,7 +95,7 @@ class Runner:
             self._shelf.put(flow_uuid, engine, len(engine.storage.flow_detail))
         return fate
 
-    def _run(self, job: Any, engine: Any, loading: contextlib.ExitStack) -> tuple[str, bool]:
+    def _run(self, job: Any, engine: Any) -> tuple[str, bool]:
         """Return what is to become of the job, and whether the engine did all that it could."""
         details = {"job": job, "engine": engine, "conductor": self._conductor}
         event = ""
@@ -117,7 +104,7 @@ class Runner:
                 (engine.compile, "compilation"),
                 (engine.prepare, "preparation"),
                 (engine.validate, "validation"),
-                (lambda: self._drive(engine, loading), "running"),
+                (lambda: self._drive(engine), "running"),
             ):
                 self._notify(f"{event}_start", details)
                 stage()
@@ -154,11 +141,9 @@ class Runner:
         record = ledger.beside(self._persistence).flow(flow_uuid) if flow_uuid else None
         return record is not None and rules.is_over(record)
 
-    def _drive(self, engine: Any, loading: contextlib.ExitStack) -> None:
+    def _drive(self, engine: Any) -> None:
         has_suspended = False
-        for state in engine.run_iter():
-            if state == states.SCHEDULING:
-                loading.close()
+        for _state in engine.run_iter():
             if self._is_stopping() and not has_suspended:
                 self._log.info("stopping: suspending flow %s", engine.storage.flow_uuid)
                 engine.suspend()

@@ -16,7 +16,8 @@ from automaton import runners
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states
 
-from lazy_engine import errors, host, incident, report, rules
+from lazy_engine import errors, garbage, host, incident, report, rules
+from lazy_engine.compiler import least_size
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine import fit, machine, transition
 from lazy_engine.engine.option import Options
@@ -98,6 +99,11 @@ class LazyEngine(host.HostEngine):
         return runtime
 
     @property
+    def _size(self) -> int:
+        """How many atoms the flow has; of a new one, how many at least."""
+        return max(len(self.storage.flow_detail), least_size(self.host_flow))
+
+    @property
     def _runtime_parts(self) -> LazyRuntime:
         parts: LazyRuntime = self.host_runtime
         return parts
@@ -131,7 +137,8 @@ class LazyEngine(host.HostEngine):
     def _explained(self, what: str) -> Iterator[None]:
         """Turn whatever keeps a known flow from being run into an incident."""
         try:
-            yield
+            with garbage.put_off(self._size):
+                yield
         except (errors.LazyEngineError, taskflow_exceptions.StorageFailure):
             raise
         except Exception as error:
@@ -183,7 +190,8 @@ class LazyEngine(host.HostEngine):
         self.compile()
         self.prepare()
         self.validate()
-        owned = self._take()
+        with garbage.put_off(self._size):
+            owned = self._take()
         if isinstance(owned, r.FlowRecord):
             yield from self._report(owned)
             return

@@ -20,7 +20,7 @@ from automaton import machines
 from taskflow import states
 from taskflow.types import failure as taskflow_failure
 
-from lazy_engine import errors, host, outcome
+from lazy_engine import errors, garbage, host, outcome
 from lazy_engine.delay import DELAYED
 from lazy_engine.engine.completer import LazyCompleter
 from lazy_engine.engine.probe import Probes
@@ -83,13 +83,14 @@ class Machine:
         self.finite = self._build()
 
     def _build(self) -> machines.FiniteMachine:
+        analyze = self._uncollected(self._analyze)
         reactions: dict[tuple[str, str], Callable[..., str]] = {
-            (states.RESUMING, START): self._resume,
+            (states.RESUMING, START): self._uncollected(self._resume),
             (states.SCHEDULING, SCHEDULE): self._schedule,
             (states.WAITING, WAIT): self._wait,
-            (states.ANALYZING, ANALYZE): self._analyze,
-            (states.ANALYZING, "analyze_again"): self._analyze,
-            (GAME_OVER, FINISH): self._game_over,
+            (states.ANALYZING, ANALYZE): analyze,
+            (states.ANALYZING, "analyze_again"): analyze,
+            (GAME_OVER, FINISH): self._uncollected(self._game_over),
         }
         hooks = Stopwatches(self._statistics, self.memory).hooks() if self._gathers else {}
         machine = machines.FiniteMachine()
@@ -102,6 +103,15 @@ class Machine:
             machine.add_reaction(state, event, reaction)
         machine.freeze()
         return machine
+
+    def _uncollected(self, reaction: Callable[..., str]) -> Callable[..., str]:
+        """Return a reaction that keeps much of a large flow and runs no task, so that no garbage is looked for."""
+
+        def react(old: str, new: str, event: str) -> str:
+            with garbage.put_off(len(self._storage.flow_detail)):
+                return reaction(old, new, event)
+
+        return react
 
     # -- reactions --------------------------------------------------------
 

@@ -83,6 +83,11 @@ class HostEngine(action_engine.ActionEngine):  # type: ignore[misc]  # no types
         return bool(self._gather_statistics)
 
     @property
+    def host_flow(self) -> Any:
+        """The flow that the engine was made with."""
+        return self._flow
+
+    @property
     def host_flow_detail(self) -> models.FlowDetail:
         """The flow detail that the engine was made with."""
         return self._flow_detail

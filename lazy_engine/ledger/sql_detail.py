@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from oslo_serialization import jsonutils
 from taskflow.persistence import models
 
-from lazy_engine import errors, host, incident
+from lazy_engine import errors, garbage, host, incident
 from lazy_engine.delay import DELAYED
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import storable
@@ -86,8 +86,10 @@ class DetailRows:
             return None
         row["meta"] = self.loads(row["meta"])
         detail = models.FlowDetail.from_dict(row)
-        for atom_row in found_atoms.mappings():
-            detail.add(self._atom_from(atom_row))
+        rows = list(found_atoms.mappings())
+        with garbage.put_off(len(rows)):
+            for atom_row in rows:
+                detail.add(self._atom_from(atom_row))
         return detail
 
     def _atom_from(self, row: Mapping[str, Any]) -> models.AtomDetail:

@@ -25,9 +25,10 @@ from taskflow.listeners import base as listeners_base
 from taskflow.patterns import linear_flow, unordered_flow
 from taskflow.persistence import backends
 
-from lazy_engine import Client, Delay, errors, factory, ledger
+from lazy_engine import Client, Delay, errors, factory, garbage, ledger
 from lazy_engine.claim import CONSUME, COOL, KEEP
-from lazy_engine.conductor import LazyConductor, garbage
+from lazy_engine.conductor import LazyConductor
+from lazy_engine.engine.storage import LazyStorage
 from tests.counting import count_calls
 from tests.integration.parked import opened
 
@@ -380,6 +381,28 @@ def test_tasks_of_a_large_flow_run_with_pythons_garbage_collected(
         assert seen == [True, False], "only the second time is it known to be large"
         assert site.client.flow(flow_uuid).results["collects"] is True
         assert gc.isenabled()
+
+
+def test_clients_run_tasks_of_a_large_flow_with_pythons_garbage_collected(
+    any_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "LARGE", 3)
+    seen: list[bool] = []
+    changes = LazyStorage.changes
+
+    def note(self: LazyStorage, *args: Any) -> Any:
+        seen.append(gc.isenabled())
+        return changes(self, *args)
+
+    monkeypatch.setattr(LazyStorage, "changes", note)
+    client = Client(any_store)
+    flow_uuid = client.submit(collects)
+    assert client.resume(flow_uuid) == "DELAYED"
+    client.complete(client.token(flow_uuid, "ask 0"), 1)
+    assert client.resume(flow_uuid) == "SUCCESS"
+    assert client.flow(flow_uuid).results["collects"] is True
+    assert gc.isenabled()
+    assert False in seen
 
 
 # -- clients ------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lazy_engine.conductor import garbage
+from lazy_engine import garbage
 
 
 @pytest.fixture(autouse=True)
