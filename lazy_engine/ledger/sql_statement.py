@@ -221,7 +221,7 @@ class _Plan:
 
         def come() -> tuple[Sequence[Any], int]:
             with as_sqlalchemy_would(connection):
-                pipeline.wait()
+                pipeline.settle()
                 return self._take_in(connection.dialect, cursor)
 
         return Answer(self._names, come)

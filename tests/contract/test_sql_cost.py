@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from taskflow.patterns import linear_flow, unordered_flow
 
 from lazy_engine import Client, Delay, Disposition, ledger
 from lazy_engine.engine import ownership
+from lazy_engine.ledger import sql_pipeline
 from tests.counting import count_calls
 
 
@@ -119,6 +120,33 @@ def test_cost_of_a_wake_with_a_kept_engine(client: Client) -> None:
         assert keeping.resume(flow_uuid) == "SUCCESS"
     # Take; with the end.
     assert (waking.statements, waking.writes, waking.reads) == (8, 2, 0)
+
+
+def test_server_is_waited_for_twice_in_a_transaction(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the first answer and for the end; no wait is for nothing."""
+    wait = sql_pipeline.Pipeline.wait
+    waits: list[int] = []
+
+    def note(self: sql_pipeline.Pipeline) -> None:
+        waits.append(1)
+        wait(self)
+
+    def count(call: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+        waits.clear()
+        return call(*arguments), len(waits)
+
+    client = Client({"connection": postgresql_url})
+    with contextlib.closing(client.backend):
+        assert client.resume(client.submit(wait_between)) == "DELAYED"  # the key and the like
+        monkeypatch.setattr(sql_pipeline.Pipeline, "wait", note)
+        flow_uuid, submitting = count(client.submit, wait_between)
+        assert submitting == 2
+        assert count(client.resume, flow_uuid) == ("DELAYED", 3 * 2)
+        receipt, delivering = count(client.complete, client.token(flow_uuid, "wait"), 1)
+        assert (receipt.disposition, delivering) == (Disposition.ACCEPTED, 2)
+        assert count(client.resume, flow_uuid) == ("SUCCESS", 1 + 2 * 2)
 
 
 def test_cost_of_a_task_is_one_commit_of_two_statements(client: Client) -> None:
