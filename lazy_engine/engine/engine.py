@@ -19,15 +19,14 @@ from taskflow import states
 from lazy_engine import errors, garbage, host, incident, report, rules
 from lazy_engine.compiler import least_size
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import fit, machine, transition
+from lazy_engine.engine import fit, machine, taking, transition
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
-from lazy_engine.engine.ownership import Ownership, ask
+from lazy_engine.engine.ownership import Ownership
 from lazy_engine.engine.runtime import LazyRuntime
 from lazy_engine.engine.storage import LazyStorage
-from lazy_engine.ledger import TakeRequest, owner
 from lazy_engine.ledger import record as r
-from lazy_engine.observer import META_TRACE, Begun, WatchedRun
+from lazy_engine.observer import META_TRACE
 
 LOG = logging.getLogger(__name__)
 
@@ -67,12 +66,8 @@ class LazyEngine(host.HostEngine):
         super().__init__(flow, flow_detail, backend, options)
         self._settings = Options.read(self.options)
         self.use_executor(self._settings.executor)
-        self._has_run = False
-        self._reset_asked = False
-        self._resumes = False
-        self._insists = False
+        self._wanted = taking.Wanted()
         self._is_validated = False
-        self._ownership: Ownership | None = None
 
     # -- parts ------------------------------------------------------------
 
@@ -127,7 +122,7 @@ class LazyEngine(host.HostEngine):
             a factory and is not over; it is recorded. For flows without one,
             TaskFlow's own errors are raised.
         """
-        if self._insists and self._is_validated:
+        if self._wanted.insists and self._is_validated:
             return  # nothing has changed since it was last asked, or it is not run at all
         with self._explained("has code that cannot be run"):
             super().validate()
@@ -203,7 +198,7 @@ class LazyEngine(host.HostEngine):
                 raise
             raise owned.give_up(error.kind, str(error), error) from error
         finally:
-            self._has_run = owned.is_final
+            self._wanted.is_rerun = owned.is_final
             owned.end()
 
     def _drive(self, owned: Ownership, timeout: float | None) -> Generator[str, Any, None]:
@@ -315,11 +310,11 @@ class LazyEngine(host.HostEngine):
         """
         rules.moves(self.storage.get_flow_state(), states.PENDING)
         super().reset()
-        self._reset_asked = True
+        self._wanted.resets = True
 
     def resume_suspended(self) -> None:
         """Let the next run go on with a flow that was suspended by request."""
-        self._resumes = True
+        self._wanted.resumes = True
 
     def insist(self) -> None:
         """Let the next run be one of a flow that nobody has run since this engine parked it, or since it was submitted.
@@ -327,52 +322,25 @@ class LazyEngine(host.HostEngine):
         That run raises ``lazy_engine.ledger.protocol.Outdated``, and takes and
         writes nothing, if somebody has.
         """
-        self._insists = True
+        self._wanted.insists = True
 
     # -- owning the flow --------------------------------------------------
 
     def _take(self) -> Ownership | r.FlowRecord:
         """Become the flow's owner; return its record instead if it has ended."""
-        ledger = self.storage.ledger
-        first = self._first_changes()
-        meta = self.storage.flow_meta or {}
-        request = TakeRequest(
-            flow_uuid=self.storage.flow_uuid,
-            owner=owner.name(),
-            seconds=self._settings.lease_seconds,
-            newcomer=r.Newcomer(
-                flow_name=str(self.storage.flow_name),
-                has_factory="factory" in meta,
-                key_id=ledger.signing_key().key_id,
-                job_name=self.options.get("job_name"),
-                job_priority=self.options.get("job_priority"),
-            ),
-            known=self.storage.known,
-            may_rerun=self._has_run or self._reset_asked,
-            resumes=self._resumes,
-            is_dead=owner.is_dead,
-            is_insistent=self._insists,
-            first=first,
+        runtime = self._runtime_parts
+        answer = taking.take(
+            self.storage, runtime.shape, self._wanted, self._settings, self.options
         )
-        try:
-            answer = ask(self.storage, request, self._patience_seconds)
-        except errors.FlowIncident as error:
-            raise report.write(
-                ledger, self.storage.flow_uuid, error.kind, str(error), error
-            ) from error
         if isinstance(answer, r.Refused):
             return answer.record
-        self.storage.known = None
-        self._insists = False
-        if answer.has_begun:
-            self.storage.settle_first()
-        opened = [record for record in answer.arrivals if record.opened_at is not None]
-        watched = self._watched(answer)
-        self._runtime_parts.task_action.watched = watched
+        self._wanted.insists = False
+        watched = taking.watched_run(self.storage, answer)
+        runtime.task_action.watched = watched
         owned = Ownership(
             self.storage,
             answer.lease,
-            opened,
+            [record for record in answer.arrivals if record.opened_at is not None],
             answer.probing,
             answer.now,
             self._suspend_if_running,
@@ -381,35 +349,9 @@ class LazyEngine(host.HostEngine):
         self._get_ready_or_give_up(answer, owned)
         return owned
 
-    def _first_changes(self) -> r.Changes | None:
-        """Return what the first commit of a flow would store, for a flow that nobody has ever run."""
-        if not self.storage.is_unstored or self._reset_asked:
-            return None
-        fit.ensure(self.storage, self._runtime_parts.shape, starts_over=False)
-        return self.storage.changes(states.RUNNING)
-
-    def _watched(self, taken: r.Taken) -> WatchedRun | None:
-        observer = self.storage.ledger.observer
-        if not observer.all:
-            return None
-        meta = (taken.detail.meta if taken.detail else self.storage.flow_meta) or {}
-        return observer.run(
-            Begun(
-                flow_uuid=self.storage.flow_uuid,
-                flow_name=str(self.storage.flow_name),
-                traceparent=meta.get(META_TRACE),
-                arrivals=taken.arrivals,
-            )
-        )
-
     def _suspend_if_running(self) -> None:
         if self.storage.get_flow_state() == states.RUNNING:
             self.suspend()
-
-    @property
-    def _patience_seconds(self) -> float:
-        patience = self.options.get("busy_wait_seconds")
-        return self._settings.lease_seconds / 2 if patience is None else float(patience)
 
     def _get_ready_or_give_up(self, taken: r.Taken, owned: Ownership) -> None:
         try:
@@ -440,13 +382,13 @@ class LazyEngine(host.HostEngine):
             self.ensure_atoms()
             storage.inject_again()
         is_rerun = storage.get_flow_state() == states.REVERTED
-        starts_over = self._reset_asked or is_rerun
+        starts_over = self._wanted.resets or is_rerun
         fit.ensure(storage, runtime.shape, starts_over=starts_over)
         if starts_over:
             if storage.get_flow_state() != states.PENDING:
                 super().reset()
-            self._reset_asked = False
-        self._resumes = False
+            self._wanted.resets = False
+        self._wanted.resumes = False
         watched = runtime.task_action.watched
         if (
             watched is not None

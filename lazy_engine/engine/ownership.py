@@ -8,51 +8,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 from lazy_engine import errors, report
 from lazy_engine.engine.storage import LazyStorage
-from lazy_engine.ledger import TakeRequest
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.keeper import Hold
 from lazy_engine.ledger.protocol import fenced
 from lazy_engine.observer import Absorbed, WatchedRun
 
 LOG = logging.getLogger(__name__)
-
-_FIRST_TRY_SECONDS: Final = 0.02
-_LAST_TRY_SECONDS: Final = 0.25
-
-
-def ask(storage: LazyStorage, request: TakeRequest, patience_seconds: float) -> r.Taken | r.Refused:
-    """Ask for the lease of a flow, and wait a while for another owner to go.
-
-    :returns: the lease, or the refusal of a flow that has ended.
-    :raises FlowBusy: somebody else still has it.
-    :raises FlowSuspended: it rests until it is resumed.
-    """
-    give_up_at = time.monotonic() + patience_seconds
-    pause = _FIRST_TRY_SECONDS
-    while True:
-        answer = storage.ledger.take(request)
-        if isinstance(answer, r.Taken) or answer.reason == "ended":
-            return answer
-        if answer.reason == "suspended":
-            why = f" ({answer.record.wish_reason})" if answer.record.wish_reason else ""
-            raise errors.FlowSuspended(
-                f"flow {request.flow_uuid} is suspended{why}: Client.resume() or"
-                " 'lazy-engine resume' lets it go on",
-                flow_uuid=request.flow_uuid,
-            )
-        left = give_up_at - time.monotonic()
-        if left <= 0:
-            raise errors.FlowBusy(
-                f"flow {request.flow_uuid} is being run by {answer.record.owner}, whose lease"
-                f" lasts {answer.wait_seconds:.1f} s more: try again later",
-                flow_uuid=request.flow_uuid,
-            )
-        time.sleep(min(pause, left))
-        pause = min(_LAST_TRY_SECONDS, pause * 1.5)
 
 
 class Ownership:
