@@ -35,6 +35,7 @@ _TITLES = {
     "time": "Deadlines",
     "http": "Over HTTP",
     "conductor": "Conductors",
+    "floor": "What the parts cost that a park and a cold wake cannot do without",
 }
 
 HEAD = """\

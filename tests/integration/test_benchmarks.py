@@ -53,6 +53,20 @@ def test_benchmark_of_time_finds_every_deadline() -> None:
     assert all(each["rounds"] == 10 for each in lines[-2:])
 
 
+def test_benchmark_of_the_floor_adds_its_parts_up() -> None:
+    lines = _lines("floor.py", "--flows", "2", "--tasks", "5", "--rounds", "1", "sqlite")
+    found = {(each["workload"], each.get("tasks")): each["median"] for each in lines}
+    assert list(found) == [
+        ("make", 3),
+        ("make", 5),
+        ("run", 2),
+        ("transactions", None),
+        ("park", None),
+    ]
+    whole = found["make", 3] + found["run", 2] + found["transactions", None]
+    assert found["park", None] == pytest.approx(1000 / whole, rel=0.01)
+
+
 def test_benchmark_of_tasks_prints_a_line_for_each_workload_of_each_subject() -> None:
     arguments = ("--tasks", "2,3", "--rounds", "1", "--shapes", "row,side")
     lines = _lines("task.py", *arguments, *_HOME, "memory", "sqlite")
