@@ -22,7 +22,6 @@ found them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -259,7 +258,7 @@ class Hearing:
     def _on_children(self, question: _Question, answer: Any) -> None:
         try:
             children = answer.get()
-        except Exception:
+        except kazoo_exceptions.KazooException:
             # The connection is lost; its return is the next occasion to look.
             LOG.debug("job board '%s' could not be looked at", self._board.name, exc_info=True)
             return
@@ -408,11 +407,10 @@ class Hearing:
             wanted = [] if must_look or not self._tells else self._due(now)
             if not must_look:
                 self._set_alarm()
-        with contextlib.suppress(Exception):  # closed in the meantime; nobody is there to be told
-            if must_look:
-                self.look()
-            elif wanted:
-                self._ask_for(wanted, delayed=True)
+        if must_look:
+            self.look()
+        elif wanted:
+            self._ask_for(wanted, delayed=True)
 
     def _on_conductors(self) -> None:
         for note in list(self._notes.values()):
