@@ -125,6 +125,7 @@ class Runner:
         except errors.FlowCancelled as error:
             self._log.info("job %s: %s", job, error)
         except Exception as error:
+            # What a task raised, as it is; the flow has it, and is as much at an end.
             self._log.warning("job %s: its flow failed: %s", job, error)
             if event != "running":
                 return KEEP, False  # nobody has ever run it, so only the job knows of it
