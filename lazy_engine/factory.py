@@ -81,7 +81,7 @@ def make_stored(
         ) from error
 
 
-def _name_of(factory: Any) -> str:
+def _name_of(factory: object) -> str:
     if not callable(factory):
         raise ValueError(
             f"a flow factory is a function or its import path (module.function), not {factory!r}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ class Runner:
         flow_detail_of: Callable[[Any], models.FlowDetail],
         listeners_of: Callable[[Any, Any], Iterable[Any]],
         is_stopping: Callable[[], bool],
-        log: Any,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
     ) -> None:
         self._conductor = conductor
         self._persistence = persistence
