@@ -216,7 +216,7 @@ def wait_until(
                 raise CommandFailed(f"process {process.pid} ended while waiting for {what}")
         if time.monotonic() > give_up_at:
             raise CommandFailed(f"waited {timeout_seconds:g} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(0.02)  # other processes' doings tell nobody here
 
 
 @contextlib.contextmanager

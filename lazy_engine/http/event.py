@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 #: Key of a request's scope under which the server says whether it is to stop.
 IS_STOPPING: Final = "lazy_engine.is_stopping"
 
+#: How often it is found out whether the server stops, which wakes nobody.
 _TICK_SECONDS: Final = 0.25
 #: How often something is sent even if nothing happens: proxies give up on what is silent.
 _SILENCE_SECONDS: Final = 15.0

@@ -240,6 +240,7 @@ class Server(abc.ABC):
                 raise AssertionError(
                     f"{self.name} on port {self.port} {state}; its log ends with\n{self.log[-3000:]}"
                 )
+            # Not wait_until: a server that has ended is not waited for, and its log says why.
             time.sleep(0.02)
 
     def stop(self) -> None:
