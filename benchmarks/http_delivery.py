@@ -36,12 +36,12 @@ import tempfile
 import threading
 import time
 import urllib.parse
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 import taskflow.engines
+from harness import copies
 from taskflow import task
 from taskflow.patterns import linear_flow
 
@@ -74,26 +74,10 @@ class Store:
         self.ledger: Any = ledger.beside(self.client.backend)
         engine = taskflow.engines.load(make_flow(), engine="lazy", backend=self.client.backend)
         assert engine.run() == "DELAYED"
-        self._model = self._rows_of(engine.storage.flow_uuid)
-        self._tokens: list[str] = []
-
-    def _rows_of(self, flow_uuid: str) -> list[tuple[sa.Table, Mapping[str, Any]]]:
         tables = sql_schema.build(self.client.backend.engine.dialect.name)
-        details, atoms = tables.flowdetails, tables.atomdetails
-        book = sa.select(details.c.parent_uuid).where(details.c.uuid == flow_uuid)
-        wanted = {
-            tables.logbooks: tables.logbooks.c.uuid == book.scalar_subquery(),
-            details: details.c.uuid == flow_uuid,
-            atoms: atoms.c.parent_uuid == flow_uuid,
-            tables.flows: tables.flows.c.flow_uuid == flow_uuid,
-            tables.delays: tables.delays.c.flow_uuid == flow_uuid,
-        }
-        with self.client.backend.engine.connect() as connection:
-            return [
-                (table, dict(row._mapping))
-                for table, condition in wanted.items()
-                for row in connection.execute(sa.select(table).where(condition))
-            ]
+        flow_uuid = engine.storage.flow_uuid
+        self._model = copies.rows_of(self.client.backend.engine, tables, flow_uuid)
+        self._tokens: list[str] = []
 
     def park(self, count: int) -> None:
         """Park that many more flows."""
@@ -103,7 +87,7 @@ class Store:
             for _ in range(min(_CHUNK, count - start)):
                 fresh: dict[str, str] = {}
                 for table, row in self._model:
-                    copy = {name: _renamed(name, value, fresh) for name, value in row.items()}
+                    copy = copies.renamed(row, fresh)
                     made[table].append(copy)
                 delay = copy  # the last table is that of the delays
                 name = {part: delay[part] for part in ("flow_uuid", "atom_uuid", "kind", "attempt")}
@@ -121,14 +105,6 @@ class Store:
     def close(self) -> None:
         self.ledger.close()
         self.client.backend.close()
-
-
-def _renamed(column: str, value: Any, fresh: dict[str, str]) -> Any:
-    if value is None or not column.endswith("uuid"):
-        return value
-    if value not in fresh:
-        fresh[value] = str(uuid.uuid4())
-    return fresh[value]
 
 
 # -- delivering ------------------------------------------------------------------

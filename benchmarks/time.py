@@ -23,7 +23,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,7 +85,7 @@ class Store:
             for timeout_at in timeouts_at[start : start + _CHUNK]:
                 fresh: dict[str, str] = {}
                 for table, row in self._model:
-                    copy = {name: _renamed(name, value, fresh) for name, value in row.items()}
+                    copy = copies.renamed(row, fresh)
                     if table is self._delays:
                         copy |= {"timeout_at": timeout_at, "due_at": timeout_at}
                     made[table].append(copy)
@@ -126,14 +125,6 @@ class Store:
     def close(self) -> None:
         self.ledger.close()
         self.client.backend.close()
-
-
-def _renamed(column: str, value: Any, fresh: dict[str, str]) -> Any:
-    if value is None or not column.endswith("uuid"):
-        return value
-    if value not in fresh:
-        fresh[value] = str(uuid.uuid4())
-    return fresh[value]
 
 
 # -- what is measured ------------------------------------------------------------

@@ -234,11 +234,11 @@ def _require_probe(running: attempts.Attempt) -> None:
         )
 
 
-def _result_text(result: Any) -> str:
+def _result_text(result: object) -> str:
     return _encode(result, "result", MAX_DEFAULT_BYTES) or "null"
 
 
-def _seconds(name: str, value: Any, *, may_be_zero: bool = False) -> float | None:
+def _seconds(name: str, value: object, *, may_be_zero: bool = False) -> float | None:
     if value is None and not may_be_zero:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -257,7 +257,7 @@ def encode_details(details: Any) -> str | None:
     return _encode(details, "details", MAX_DETAILS_BYTES)
 
 
-def _encode(value: Any, what: str, max_bytes: int) -> str | None:
+def _encode(value: object, what: str, max_bytes: int) -> str | None:
     if value is None:
         return None
     text = outcome.canonical_json(value, what=what)

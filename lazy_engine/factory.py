@@ -70,6 +70,7 @@ def make_stored(
         with garbage.put_off(len(detail)):
             return make(detail)
     except Exception as error:
+        # A factory is anybody's code.
         message = (
             f"{lead} cannot be made by its factory {made_by.get('name')!r}:"
             f" {type(error).__name__}: {error}; the flow is kept as it is: mend the code, then"
@@ -80,7 +81,7 @@ def make_stored(
         ) from error
 
 
-def _name_of(factory: Any) -> str:
+def _name_of(factory: object) -> str:
     if not callable(factory):
         raise ValueError(
             f"a flow factory is a function or its import path (module.function), not {factory!r}"
@@ -103,11 +104,11 @@ def _find(name: str) -> Callable[..., Any]:
     why = "that is no import path"
     if module_name and function_name:
         try:
-            found = getattr(importlib.import_module(module_name), function_name, None)
+            found: object = getattr(importlib.import_module(module_name), function_name, None)
         except ImportError as error:
             raise _not_imported(name, str(error)) from error
         if callable(found):
-            return found  # type: ignore[no-any-return]  # whatever it is, it can be called
+            return found
         why = f"module {module_name!r} has no function {function_name!r}"
     raise _not_imported(name, why)
 

@@ -182,6 +182,7 @@ class Inspection(Access):
             left = None if end is None else end - time.monotonic()
             if rules.is_over(record) or (left is not None and left <= 0):
                 return self._lived_state(record)
+            # No store tells of an end; whoever runs the flow may be anywhere.
             time.sleep(pause if left is None else min(pause, left))
             pause = min(_LAST_LOOK_SECONDS, pause * 1.5)
 

@@ -108,7 +108,7 @@ class Encoded:
         return self.kind in (TIMEOUT, DEFAULT)
 
 
-def canonical_json(value: Any, *, what: str = "result") -> str:
+def canonical_json(value: object, *, what: str = "result") -> str:
     """Return *value* as canonical JSON text.
 
     :param what: what to call the value in an error.
@@ -122,7 +122,7 @@ def canonical_json(value: Any, *, what: str = "result") -> str:
         raise errors.OutcomeNotStorable(f"{what} cannot be written as JSON: {error}") from None
 
 
-def _require_json(value: Any, place: str, depth: int) -> None:
+def _require_json(value: object, place: str, depth: int) -> None:
     if value is None or isinstance(value, (str, bool, int)):
         return
     if isinstance(value, float):

@@ -199,7 +199,7 @@ def arguments(detail: models.FlowDetail, injected: Mapping[str, Any]) -> list[Ar
     return [Argument(name=cut(str(name), 200), what=describe(given[name])) for name in given]
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """Say what a value is without telling it."""
     if value is None:
         return "nothing"
@@ -253,7 +253,7 @@ def _cut_or_none(text: str | None) -> str | None:
     return None if text is None else cut(text)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a value as people read it: JSON where it is JSON."""
     if isinstance(value, str):
         return value

@@ -30,7 +30,14 @@ from typing import Final
 from taskflow import states
 
 from lazy_engine.delay import DELAYED
-from lazy_engine.ledger.record import WISH_CANCEL, WISH_SUSPEND, DelayRecord, Ending, FlowRecord
+from lazy_engine.ledger.record import (
+    WISH_CANCEL,
+    WISH_SUSPEND,
+    DelayRecord,
+    Ending,
+    FlowRecord,
+    Submission,
+)
 from lazy_engine.receipt import Disposition
 from lazy_engine.token import EXECUTE
 
@@ -155,6 +162,22 @@ def is_called(flow: FlowRecord, now: int) -> bool:
     )
 
 
+def submitted(submission: Submission, now: int) -> FlowRecord:
+    """Return a flow that nobody has run, as it is stored first."""
+    detail, book = submission.detail, submission.book
+    flow = FlowRecord(
+        flow_uuid=detail.uuid,
+        flow_name=detail.name,
+        key_id=submission.key_id,
+        has_factory=True,
+        book_uuid=book.uuid,
+        book_name=book.name,
+        created_at=now,
+        changed_at=now,
+    )
+    return ring(flow, now) if submission.is_rung else flow
+
+
 def ring(flow: FlowRecord, now: int) -> FlowRecord:
     """Return a flow for which a doorbell is about to be posted."""
     fresh_seconds = min(LONGEST_RING_SECONDS, RING_FRESH_SECONDS * 2.0 ** min(flow.rings, 16))
@@ -198,6 +221,17 @@ def wake(flow: FlowRecord, now: int, *, rings: bool) -> tuple[FlowRecord, bool]:
     if rings and flow.has_factory:
         return ring(flow, now), True
     return leave_to_watchdog(flow, now), False
+
+
+def cancel(flow: FlowRecord, reason: str, now: int, *, rings: bool) -> tuple[FlowRecord, bool]:
+    """Note that somebody asks for a flow to be called off, and call for an owner who does it.
+
+    :param flow: one that is neither over nor cancelled.
+    :param rings: whether the caller can post a doorbell.
+    :returns: the flow as it is to be written, and whether a doorbell is to be posted.
+    """
+    wanted = dataclasses.replace(flow, wish=WISH_CANCEL, wish_reason=reason, changed_at=now)
+    return call(wanted, now, rings=rings)
 
 
 def unring(flow: FlowRecord, now: int) -> FlowRecord:

@@ -128,7 +128,7 @@ class Shape:
                         found.add(node.name)
         return found
 
-    def _is_atom(self, node: Any) -> bool:
+    def _is_atom(self, node: object) -> bool:
         return self.graph.nodes[node]["kind"] in host.ATOMS
 
 

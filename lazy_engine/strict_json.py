@@ -67,7 +67,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _require_shallow(value: Any) -> None:
+def _require_shallow(value: object) -> None:
     level = [value]
     for _ in range(_MAX_DEPTH + 1):
         level = [

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from lazy_engine.client import Client
@@ -200,8 +200,9 @@ class _Attempt(WatchedAttempt):
         self._entered.enter_context(_attached(self._context))
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._entered.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        # What it raised is the task's own affair: to be attached is all that ends here.
+        self._entered.close()
 
     def end(self, what: str) -> None:
         self._forget()
@@ -212,7 +213,7 @@ class _Attempt(WatchedAttempt):
 
 
 @contextlib.contextmanager
-def _attached(found: contexts.Context) -> Any:
+def _attached(found: contexts.Context) -> Iterator[None]:
     token = contexts.attach(found)
     try:
         yield

@@ -243,7 +243,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     while found := _new_threads(threads_before) + _new_children(children_before):
         if time.monotonic() > deadline:
             pytest.fail(f"the test leaves behind: {', '.join(found)}", pytrace=False)
-        time.sleep(0.02)
+        time.sleep(0.02)  # not wait_until, which would tell of itself and not of the test
 
 
 def _new_threads(before: set[threading.Thread]) -> list[str]:

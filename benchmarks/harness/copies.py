@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,20 @@ def rows_of(engine: sa.Engine, tables: sql_schema.Tables, flow_uuid: str) -> Row
         ]
 
 
+def renamed(row: Mapping[str, Any], fresh: dict[str, str]) -> dict[str, Any]:
+    """Return a copy of a row with other uuids.
+
+    :param fresh: the new ones by the old ones, for all rows of a flow; it grows.
+    """
+
+    def name_of(column: str, value: Any) -> Any:
+        if value is None or not column.endswith("uuid"):
+            return value
+        return fresh.setdefault(value, str(uuid.uuid4()))
+
+    return {column: name_of(column, value) for column, value in row.items()}
+
+
 def multiply(engine: sa.Engine, flow_uuid: str, count: int) -> None:
     """Park so many flows more, each a copy of that one but for its uuids and its deadline.
 
@@ -45,7 +60,7 @@ def multiply(engine: sa.Engine, flow_uuid: str, count: int) -> None:
     tables = sql_schema.build(engine.dialect.name)
     rows = rows_of(engine, tables, flow_uuid)
     is_sqlite = engine.dialect.name == "sqlite"
-    renamed = {
+    names = {
         value: f"u{number}"
         for number, value in enumerate(
             sorted(
@@ -58,7 +73,7 @@ def multiply(engine: sa.Engine, flow_uuid: str, count: int) -> None:
             )
         )
     }
-    fresh = ", ".join(f"{_uuid(is_sqlite)} AS {column}" for column in renamed.values())
+    fresh = ", ".join(f"{_uuid(is_sqlite)} AS {column}" for column in names.values())
     for first in range(0, count, _CHUNK):
         last = min(first + _CHUNK, count)
         numbers = (
@@ -70,7 +85,7 @@ def multiply(engine: sa.Engine, flow_uuid: str, count: int) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"CREATE TEMPORARY TABLE fresh AS {numbers}")
             for table, row in rows:
-                connection.execute(_copy(table, row, renamed))
+                connection.execute(_copy(table, row, names))
             connection.exec_driver_sql("DROP TABLE fresh")
     _settle(engine)
 
@@ -82,12 +97,12 @@ def _uuid(is_sqlite: bool) -> str:
     return " || '-' || ".join(part.format(size) for size in (4, 2, 2, 2, 6))
 
 
-def _copy(table: sa.Table, row: Mapping[str, Any], renamed: Mapping[str, str]) -> Any:
+def _copy(table: sa.Table, row: Mapping[str, Any], names: Mapping[str, str]) -> Any:
     values = []
     for name, value in row.items():
         column = table.c[name]
         if name.endswith("uuid") and value is not None:
-            values.append(sa.literal_column(f"fresh.{renamed[value]}"))
+            values.append(sa.literal_column(f"fresh.{names[value]}"))
         elif name in ("timeout_at", "due_at") and value is not None:
             values.append(
                 sa.literal(value, sa.BigInteger) + sa.literal_column(f"fresh.n * {_STEP}")

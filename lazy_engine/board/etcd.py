@@ -31,8 +31,11 @@ class EtcdBoard(Board):
         client = self.jobboard._client
         if client is None:
             return False
-        with contextlib.suppress(Exception):  # whatever requests and urllib3 raise means no
-            url = f"{client.base_url}/health"
+        from urllib3 import exceptions as urllib3_exceptions
+
+        url = f"{client.base_url}/health"
+        # What requests raises is an OSError; some of urllib3's it lets through.
+        with contextlib.suppress(OSError, urllib3_exceptions.HTTPError):
             return bool(client.session.get(url, timeout=_PROBE_SECONDS).ok)
         return False
 

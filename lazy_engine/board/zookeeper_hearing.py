@@ -7,7 +7,8 @@ them again, and for the contents of each that is new. Here:
 
 - A change that is most likely one's own claim, or the claim of a job that is
   another conductor's, is not looked at until that job is over or a moment has
-  passed. One look then tells of all that happened meanwhile.
+  passed (see :mod:`~lazy_engine.board.zookeeper_calm`). One look then tells of
+  all that happened meanwhile.
 - A board that nobody conducts from, whose owner only posts, looks when it has
   been quiet for a second.
 - Which jobs are claimed is read off the names of their locks, without asking.
@@ -22,7 +23,6 @@ found them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -39,15 +39,11 @@ from taskflow.jobs import base as jobs_base
 
 from lazy_engine.board import share
 from lazy_engine.board.alarm import Alarm
+from lazy_engine.board.zookeeper_calm import Calm
 from lazy_engine.board.zookeeper_colleagues import Colleagues
 
 LOG = logging.getLogger(__name__)
 
-#: How long a change is not looked at that is most likely known already: longer
-#: than jobs take here of late, but within these.
-SHORTEST_CALM_SECONDS: Final = 0.025
-LONGEST_CALM_SECONDS: Final = 0.1
-_CALM_FACTOR: Final = 2.5
 #: How long a job is left to the conductor that is to answer it first.
 GRACE_SECONDS: Final = 0.15
 #: How long a board that nobody conducts from is quiet before it looks, and how
@@ -103,10 +99,7 @@ class Hearing:
         #: When whose turn it is not may answer a job after all.
         self._turns: dict[str, float] = {}
         self._told: set[str] = set()
-        #: When the claims at work were made.
-        self._own: dict[str, float] = {}
-        self._usual_seconds = 0.0
-        self._calm_until = 0.0
+        self._calm = Calm()
         self._posted_at = 0.0
         self._noted_at = 0.0
         self._look_at: float | None = None
@@ -152,12 +145,6 @@ class Hearing:
         return end
 
     @property
-    def _calm_seconds(self) -> float:
-        return min(
-            LONGEST_CALM_SECONDS, max(SHORTEST_CALM_SECONDS, _CALM_FACTOR * self._usual_seconds)
-        )
-
-    @property
     def _client(self) -> Any:
         return self._board._client
 
@@ -172,7 +159,7 @@ class Hearing:
         """Whether somebody has a job, or it is gone, as far as is known here."""
         name = paths.basename(job.path)
         with self._lock:
-            if name in self._claimed or name in self._own:
+            if name in self._claimed or self._calm.has_claimed(name):
                 return True
         return job.path not in self._board._known_jobs
 
@@ -193,19 +180,12 @@ class Hearing:
     def note_claim(self, job: Any) -> None:
         """Note a claim that is about to be made here, and will change the board."""
         with self._lock:
-            self._own[paths.basename(job.path)] = time.monotonic()
-            self._calm_until = self._own[paths.basename(job.path)] + self._calm_seconds
+            self._calm.begin(paths.basename(job.path))
 
     def note_end(self, job: Any) -> None:
         """Note that such a claim is given up, or was not made, before that changes the board."""
         with self._lock:
-            made_at = self._own.pop(paths.basename(job.path), None)
-            if made_at is not None:
-                took = time.monotonic() - made_at
-                usual_seconds = self._usual_seconds or took
-                self._usual_seconds = usual_seconds + (took - usual_seconds) / 8
-            if not self._own:
-                self._calm_until = 0.0
+            self._calm.end(paths.basename(job.path))
 
     def note_freed(self, job: Any) -> None:
         """Note that such a claim was given up, and the job left on the board."""
@@ -259,7 +239,7 @@ class Hearing:
     def _on_children(self, question: _Question, answer: Any) -> None:
         try:
             children = answer.get()
-        except Exception:
+        except kazoo_exceptions.KazooException:
             # The connection is lost; its return is the next occasion to look.
             LOG.debug("job board '%s' could not be looked at", self._board.name, exc_info=True)
             return
@@ -288,8 +268,7 @@ class Hearing:
             self._told = {n for n in (self._told & there) - freed if self._path(n) in known}
             for name in (*(self._turns.keys() - there), *freed):
                 self._turns.pop(name, None)
-            for name in self._own.keys() - there:
-                del self._own[name]
+            self._calm.forget_others(there)
             for name in sorted(there):
                 self._consider(name, now)
             wanted = self._due(now)
@@ -302,8 +281,8 @@ class Hearing:
             return
         if name in self._claimed or not self._is_first(name):
             self._turns[name] = now + GRACE_SECONDS
-            if name not in self._claimed and name not in self._own:
-                self._calm_until = max(self._calm_until, now + self._calm_seconds)
+            if name not in self._claimed and not self._calm.has_claimed(name):
+                self._calm.expect(now)
         else:
             self._turns[name] = now
 
@@ -375,16 +354,16 @@ class Hearing:
                 self._look_at = now + _QUIET_SECONDS
                 self._set_alarm()
                 return
-            if now < self._calm_until:
-                self._look_at = self._calm_until
+            if now < self._calm.until:
+                self._look_at = self._calm.until
                 self._set_alarm()
                 return
         self.look()
 
     def _on_connection(self, state: str) -> None:
         if state == KazooState.LOST:
-            with self._lock:  # and all claims with it
-                self._own.clear()
+            with self._lock:
+                self._calm.forget_all()
         elif state == KazooState.CONNECTED:
             self.look()
 
@@ -408,11 +387,10 @@ class Hearing:
             wanted = [] if must_look or not self._tells else self._due(now)
             if not must_look:
                 self._set_alarm()
-        with contextlib.suppress(Exception):  # closed in the meantime; nobody is there to be told
-            if must_look:
-                self.look()
-            elif wanted:
-                self._ask_for(wanted, delayed=True)
+        if must_look:
+            self.look()
+        elif wanted:
+            self._ask_for(wanted, delayed=True)
 
     def _on_conductors(self) -> None:
         for note in list(self._notes.values()):

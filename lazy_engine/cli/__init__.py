@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception as error:
+        # A person is told in a line what failed; whoever wants the traceback asks for it.
         if arguments.debug:
             output.trace(traceback.format_exc())
         output.error(exit_code.words(error))

@@ -140,7 +140,7 @@ def _run_until_signalled(
     def run() -> None:
         try:
             conductor.run()
-        except BaseException as error:
+        except BaseException as error:  # the caller raises it in its own thread
             failures.append(error)
 
     thread = threading.Thread(target=run, name="lazy-engine-conductor", daemon=True)

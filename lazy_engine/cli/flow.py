@@ -115,7 +115,7 @@ def _resume_patiently(client: Client, flow_uuid: str, patience_seconds: float) -
         left = give_up_at - time.monotonic()
         if state != states.RUNNING or left <= 0:
             return state
-        time.sleep(min(_RETRY_SECONDS, left))
+        time.sleep(min(_RETRY_SECONDS, left))  # somebody else runs it, and tells nobody here
 
 
 def _report(output: Output, flow: FlowView, state: str) -> int:

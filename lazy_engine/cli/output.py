@@ -46,7 +46,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def compact(value: Any) -> str:
+def compact(value: object) -> str:
     """Return a JSON value as people read it: ``why: audit, by: ops``."""
     if value is None:
         return ""
@@ -55,7 +55,7 @@ def compact(value: Any) -> str:
     return _plain(value)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -71,7 +71,7 @@ def age(seconds: float) -> str:
     return f"{left // 86400} d {left % 86400 // 3600} h"
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """Return a stand-in for what JSON does not know; for ``json.dumps(default=…)``."""
     if isinstance(value, datetime.datetime):
         return value.isoformat()
@@ -110,7 +110,7 @@ class Output:
         if not self.is_json:
             self._write(text)
 
-    def json(self, value: Any) -> None:
+    def json(self, value: object) -> None:
         """Print a JSON document on one line; nothing in the mode for people."""
         if self.is_json:
             self._write(json.dumps(value, default=as_json, ensure_ascii=False))

@@ -266,7 +266,7 @@ class LazyConductor(impl_executor.ExecutorConductor):  # type: ignore[misc]  # n
         details = {"job": job, "conductor": self, "persistence": self._persistence}
         self._notifier.notify("job_consumed" if fate == CONSUME else "job_abandoned", details)
 
-    def _thread_pool(self, _conductor: Any) -> futures.Executor:
+    def _thread_pool(self, _conductor: object) -> futures.Executor:
         limit = self._max_simultaneous_jobs
         return futures.ThreadPoolExecutor(
             max_workers=limit if limit > 0 else self.MAX_SIMULTANEOUS_JOBS

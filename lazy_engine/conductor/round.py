@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -36,7 +37,7 @@ class Round:
         entity: Callable[[], Any],
         wait_seconds: Callable[[], float],
         settle: Callable[[], None],
-        log: Any,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
     ) -> None:
         self._board = board
         self._claims = claims

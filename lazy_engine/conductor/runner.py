@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ class Runner:
         flow_detail_of: Callable[[Any], models.FlowDetail],
         listeners_of: Callable[[Any, Any], Iterable[Any]],
         is_stopping: Callable[[], bool],
-        log: Any,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
     ) -> None:
         self._conductor = conductor
         self._persistence = persistence
@@ -125,6 +126,7 @@ class Runner:
         except errors.FlowCancelled as error:
             self._log.info("job %s: %s", job, error)
         except Exception as error:
+            # What a task raised, as it is; the flow has it, and is as much at an end.
             self._log.warning("job %s: its flow failed: %s", job, error)
             if event != "running":
                 return KEEP, False  # nobody has ever run it, so only the job knows of it

@@ -90,10 +90,9 @@ def _await(
             last = teller if told else last
         return last if count >= times else None
 
-    found: Actor = wait_until(
+    return wait_until(
         what,
         find,
         timeout_seconds=_PATIENCE_SECONDS,
         processes=[actor.process for actor in living],
     )
-    return found

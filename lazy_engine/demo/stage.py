@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from lazy_engine.cli.exit_code import CommandFailed
 from lazy_engine.cli.output import Output
@@ -23,6 +23,8 @@ from lazy_engine.demo.interrupts import Interrupts
 
 _COMMAND_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
+
+_T = TypeVar("_T")
 
 
 class Actor:
@@ -194,8 +196,12 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def wait_until(
-    what: str, holds: Callable[[], Any], *, timeout_seconds: float, processes: Sequence[Any] = ()
-) -> Any:
+    what: str,
+    holds: Callable[[], _T | None],
+    *,
+    timeout_seconds: float,
+    processes: Sequence[subprocess.Popen[Any]] = (),
+) -> _T:
     """Look until something holds; return what it answered.
 
     :param processes: as long as all of these live.
@@ -210,7 +216,7 @@ def wait_until(
                 raise CommandFailed(f"process {process.pid} ended while waiting for {what}")
         if time.monotonic() > give_up_at:
             raise CommandFailed(f"waited {timeout_seconds:g} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(0.02)  # other processes' doings tell nobody here
 
 
 @contextlib.contextmanager

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskflow import states
 
-from lazy_engine import errors, host, incident, outcome, terms, token
+from lazy_engine import attempt, errors, host, incident, outcome, terms, token
 from lazy_engine.delay import Delay
 from lazy_engine.engine.action import LazyTaskAction
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
+
+if TYPE_CHECKING:
+    from lazy_engine.engine.runtime import LazyRuntime
 
 #: States in which an earlier run may have left something to be done.
 _UNFINISHED: Final = (states.FAILURE, states.RUNNING, states.REVERTING)
@@ -20,7 +23,7 @@ _UNFINISHED: Final = (states.FAILURE, states.RUNNING, states.REVERTING)
 class LazyCompleter(host.HostCompleter):
     """Completes atoms; a task that answered with a ``Delay`` goes on waiting."""
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: LazyRuntime) -> None:
         super().__init__(runtime)
         self._lazy_storage: LazyStorage = runtime.storage
         self._action: LazyTaskAction = runtime.task_action
@@ -66,7 +69,7 @@ class LazyCompleter(host.HostCompleter):
         """
         atom = future.atom
         verdict, result = future.result()
-        running = getattr(future, "attempt", None)
+        running: attempt.Attempt | None = getattr(future, "attempt", None)
         delay = _delay_in(result)
         if running is not None and running.made:
             if delay is not None and delay.belongs_to(running):
@@ -118,7 +121,7 @@ class LazyCompleter(host.HostCompleter):
                 task_name=task_name,
             ) from error
 
-    def _complete(self, atom: host.Atom, verdict: str, result: Any) -> host.Failure | None:
+    def _complete(self, atom: host.Atom, verdict: str, result: object) -> host.Failure | None:
         try:
             self.complete(atom, verdict, result)
         except errors.ResultNotStorable:
@@ -130,18 +133,18 @@ class LazyCompleter(host.HostCompleter):
         return result if self.complete_failure(atom, verdict, result) else None
 
 
-def _tell_end(running: Any, what: str) -> None:
+def _tell_end(running: attempt.Attempt, what: str) -> None:
     if running.watched is not None:
         running.watched.end(what)
 
 
-def _delay_in(result: Any) -> Delay | None:
+def _delay_in(result: object) -> Delay | None:
     if isinstance(result, host.Failure):
         result = result.exception
     return result if isinstance(result, Delay) else None
 
 
-def _holds_delay(result: Any) -> bool:
+def _holds_delay(result: object) -> bool:
     """Whether a ``Delay`` is hidden inside a result."""
     pending = [result]
     seen: set[int] = set()
@@ -155,7 +158,7 @@ def _holds_delay(result: Any) -> bool:
     return False
 
 
-def _misuse(atom: host.Atom, running: Any) -> host.Failure:
+def _misuse(atom: host.Atom, running: attempt.Attempt | None) -> host.Failure:
     if running is None:
         what = (
             f"retry controller '{atom.name}' answered with a Delay: only tasks can wait;"

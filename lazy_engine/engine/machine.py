@@ -14,7 +14,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable
 from concurrent import futures
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automaton import machines
 from taskflow import states
@@ -40,6 +40,9 @@ from lazy_engine.engine.transition import (
 from lazy_engine.engine.waiting import Memory, Owner, Waiting
 from lazy_engine.ledger import record as r
 
+if TYPE_CHECKING:
+    from lazy_engine.engine.runtime import LazyRuntime
+
 LOG = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ class Machine:
 
     def __init__(
         self,
-        runtime: Any,
+        runtime: LazyRuntime,
         owner: Owner,
         statistics: dict[str, Any],
         *,

@@ -70,7 +70,7 @@ def _seconds(options: Mapping[str, Any], name: str, default: float, *, least: fl
     return seconds
 
 
-def _executor(wanted: Any, max_workers: Any) -> host.HostTaskExecutor:
+def _executor(wanted: object, max_workers: Any) -> host.HostTaskExecutor:
     if max_workers is not None:
         try:
             max_workers = int(max_workers)

@@ -16,13 +16,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lazy_engine import errors, host, outcome
 from lazy_engine.delay import DELAYED, StillWaiting
 from lazy_engine.engine.storage import LazyStorage
 from lazy_engine.ledger import record as r
 from lazy_engine.token import DelayKey
+
+if TYPE_CHECKING:
+    from lazy_engine.engine.runtime import LazyRuntime
 
 #: Parameter in which a probe gets what the one before it left.
 STATE_PARAMETER: Final = "probe_state"
@@ -47,7 +50,7 @@ class Probes:
 
     def __init__(
         self,
-        runtime: Any,
+        runtime: LazyRuntime,
         probing: Iterable[r.DelayRecord],
         now: int,
         deliver: Callable[[Sequence[r.Delivery]], None],
@@ -153,7 +156,7 @@ class Probes:
         )
         return True
 
-    def _encoded(self, found: Any) -> outcome.Encoded:
+    def _encoded(self, found: object) -> outcome.Encoded:
         encode = self._storage.ledger.encode
         if not isinstance(found, Exception):
             try:

@@ -27,12 +27,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskflow import states
 
 from lazy_engine import host
 from lazy_engine.engine.storage import LazyStorage
+
+if TYPE_CHECKING:
+    from lazy_engine.engine.runtime import LazyRuntime
 
 _EXECUTED: Final = frozenset((states.SUCCESS, states.IGNORE))
 _WENT_ON: Final = frozenset((states.EXECUTE, states.IGNORE))
@@ -111,7 +114,7 @@ class LazySelector:
     :param runtime: the engine's runtime, compiled.
     """
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: LazyRuntime) -> None:
         self._runtime = runtime
         self._storage: LazyStorage = runtime.storage
         self._graph = host.Graph(runtime.compilation)

@@ -135,7 +135,7 @@ class LazyStorage(ArgumentStorage):
             self._require_storable(f"the progress of task '{task_name}'", [progress, details])
         super().set_task_progress(task_name, progress, details)
 
-    def _require_storable(self, what: str, value: Any) -> None:
+    def _require_storable(self, what: str, value: object) -> None:
         # It is written with the rest of a turn, which would then never be written.
         try:
             self.ledger.encode_result(value)

@@ -143,5 +143,5 @@ def _ask(
                 f" lasts {answer.wait_seconds:.1f} s more: try again later",
                 flow_uuid=request.flow_uuid,
             )
-        time.sleep(min(pause, left))
+        time.sleep(min(pause, left))  # no store tells when a lease is given up
         pause = min(_LAST_TRY_SECONDS, pause * 1.5)

@@ -80,7 +80,7 @@ class InlineExecutor:
             return DoneFuture(contextvars.copy_context().run(function, *args, **kwargs))
         except SystemExit:
             raise
-        except BaseException as error:
+        except BaseException as error:  # so do the executors that work beside their caller
             return DoneFuture(error=error)
 
     def shutdown(self, wait: bool = True) -> None:

@@ -260,7 +260,7 @@ class _Providers(list[Any]):
 class _Index(dict[str, list[Any]]):
     """Providers by name."""
 
-    def setdefault(self, name: str, _default: Any = None) -> list[Any]:
+    def setdefault(self, name: str, _default: object = None) -> list[Any]:
         if name not in self:
             self[name] = _Providers()
         return self[name]

@@ -69,7 +69,7 @@ def direct_route(guard: Callable[[Request], Coroutine[Any, Any, None]]) -> type[
     return DirectRoute
 
 
-def _checked(model: type[pydantic.BaseModel], value: Any) -> pydantic.BaseModel:
+def _checked(model: type[pydantic.BaseModel], value: object) -> pydantic.BaseModel:
     if value is None:
         raise RequestValidationError([{"loc": ("body",), "msg": "Field required"}])
     try:

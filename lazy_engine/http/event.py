@@ -14,8 +14,8 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from starlette.types import Scope
 
@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 #: Key of a request's scope under which the server says whether it is to stop.
 IS_STOPPING: Final = "lazy_engine.is_stopping"
 
+#: How often it is found out whether the server stops, which wakes nobody.
 _TICK_SECONDS: Final = 0.25
 #: How often something is sent even if nothing happens: proxies give up on what is silent.
 _SILENCE_SECONDS: Final = 15.0
@@ -39,6 +40,9 @@ _REST_FACTOR: Final = 20.0
 _EVENT_ID: Final = re.compile(r"([0-9a-f]{0,16})/([0-9a-f]{0,16})")
 #: When whoever was sent away should come again, in milliseconds.
 _RETRY_MILLISECONDS: Final = 2000
+
+#: A version, and what it has to tell.
+_Read: TypeAlias = tuple[str, dict[str, Any] | None]
 
 
 def is_stopping(scope: Scope) -> bool:
@@ -52,7 +56,7 @@ class _Look:
     """What was last seen, and when it is to be looked for again."""
 
     version: str = ""
-    content: Any = None
+    content: dict[str, Any] | None = None
     problem: dict[str, str] | None = None
     expires_at: float = 0.0
     is_looking: bool = False
@@ -115,7 +119,7 @@ class Watch:
         silent_at = time.monotonic()
         yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
         while not is_over() and time.monotonic() < ends_at:
-            told = []
+            told: list[tuple[str, Mapping[str, Any] | None]] = []
             summary = await self._look(self._summary, self._read_summary)
             if summary.problem != problem_seen:
                 problem_seen = summary.problem
@@ -147,19 +151,19 @@ class Watch:
     def _look_of(self, flow_uuid: str) -> _Look:
         return self._flows.setdefault(flow_uuid, _Look())
 
-    def _read_summary(self) -> tuple[str, Any]:
+    def _read_summary(self) -> _Read:
         content = dataclasses.asdict(self._overview.summary())
         version = hashlib.sha256(wire.text_of(content).encode()).hexdigest()[:16]
         return version, {**content, "now": self._overview.now()}
 
-    def _reader_of(self, flow_uuid: str) -> Callable[[], tuple[str, Any]]:
-        def read() -> tuple[str, Any]:
+    def _reader_of(self, flow_uuid: str) -> Callable[[], _Read]:
+        def read() -> _Read:
             stamp = self._overview.stamp(flow_uuid)
             return hashlib.sha256(stamp.encode()).hexdigest()[:16], None
 
         return read
 
-    async def _look(self, look: _Look, read: Callable[[], tuple[str, Any]]) -> _Look:
+    async def _look(self, look: _Look, read: Callable[[], _Read]) -> _Look:
         """Look anew if that is due and nobody else is at it; return what was last seen."""
         if look.is_looking or time.monotonic() < look.expires_at:
             return look
@@ -184,6 +188,6 @@ class Watch:
         return look
 
 
-def _event(name: str, content: Any, event_id: str) -> bytes:
+def _event(name: str, content: object, event_id: str) -> bytes:
     # JSON in ASCII has no line breaks, which would end the event.
     return f"event: {name}\nid: {event_id}\ndata: {wire.text_of(content)}\n\n".encode("ascii")

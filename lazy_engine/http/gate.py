@@ -59,6 +59,7 @@ class Gate:
         except _Gone:
             pass
         except Exception as error:
+            # Whoever asked is to have an answer, and uvicorn's log would have tokens in it.
             if not isinstance(error, Refusal):
                 LOG.error("a request failed: %s", mask(traceback.format_exc()))
             if not status:

@@ -125,6 +125,7 @@ class Gathering:
             try:
                 answers = await self._pool.run(self._deliver, items)
             except BaseException as error:
+                # Whoever waits is to learn of it, even of the end of this worker.
                 for item in items:
                     _settle(item, error)
                 if not isinstance(error, Exception):
@@ -150,7 +151,7 @@ class Gathering:
 def _attempt(call: Callable[[], Receipt]) -> Receipt | BaseException:
     try:
         return call()
-    except Exception as error:
+    except Exception as error:  # for whoever waits for this one alone
         return error
 
 

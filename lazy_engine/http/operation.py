@@ -140,7 +140,7 @@ def _add_wishes(router: APIRouter, client: Client, pool: Pool) -> None:
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": wire.Problem}}
 
 
-def _documents(found: Sequence[Any]) -> list[dict[str, Any]]:
+def _documents(found: Sequence[view.FlowSummary | view.OpenDelay]) -> list[dict[str, Any]]:
     return [wire.document(each) for each in found]
 
 

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -53,9 +53,8 @@ class Pool:
             await self._wait_for_turn(limiter, borrower)
         try:
             unbounded = anyio.CapacityLimiter(1)
-            bound: Callable[[], Any] = functools.partial(call, *args, **kwargs)
-            found: _T = await anyio.to_thread.run_sync(bound, limiter=unbounded)
-            return found
+            bound: Callable[[], _T] = functools.partial(call, *args, **kwargs)
+            return await anyio.to_thread.run_sync(bound, limiter=unbounded)
         finally:
             limiter.release_on_behalf_of(borrower)
 

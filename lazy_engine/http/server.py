@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lazy_engine.http.event import IS_STOPPING
@@ -130,7 +131,7 @@ class Server:
 
     def __init__(
         self,
-        app: Any,
+        app: ASGIApp,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -207,13 +208,13 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _tell_stopping(self, app: Any) -> Any:
+    def _tell_stopping(self, app: ASGIApp) -> ASGIApp:
         """Return the app, which can find out that its server is to stop.
 
         A server that stops waits for its answers, and a stream of events has no end of its own.
         """
 
-        async def told(scope: Any, receive: Any, send: Any) -> None:
+        async def told(scope: Scope, receive: Receive, send: Send) -> None:
             scope[IS_STOPPING] = lambda: self._server.should_exit
             await app(scope, receive, send)
 

@@ -8,7 +8,7 @@ import datetime
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import pydantic
 from pydantic.json_schema import SkipJsonSchema
@@ -18,6 +18,9 @@ from lazy_engine import outcome, token
 from lazy_engine.http.limit import MAX_BATCH
 from lazy_engine.receipt import Disposition
 from lazy_engine.view import FlowSummary, OpenDelay
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _Kind = Annotated[str, pydantic.Field(min_length=1, max_length=outcome.MAX_KIND_LENGTH)]
 
@@ -217,7 +220,7 @@ class IssuedToken(pydantic.BaseModel):
     token: str
 
 
-def document(shown: Any) -> dict[str, Any]:
+def document(shown: DataclassInstance) -> dict[str, Any]:
     """Return what is shown of a flow or a delay as a dictionary."""
     return dataclasses.asdict(shown)
 
@@ -243,7 +246,7 @@ class Answer(JSONResponse):
         self._is_secret = is_secret
         super().__init__(content, status_code, {**DATA_HEADERS, **(headers or {})})
 
-    def render(self, content: Any) -> bytes:
+    def render(self, content: object) -> bytes:
         return (_write(content) if self._is_secret else text_of(content)).encode("ascii")
 
 
@@ -255,25 +258,25 @@ DATA_HEADERS: Final[Mapping[str, str]] = {
 }
 
 
-def text_of(content: Any) -> str:
+def text_of(content: object) -> str:
     """Return content as JSON on one line, in ASCII, without tokens."""
     return token.mask(_write(content))
 
 
-def _write(content: Any) -> str:
+def _write(content: object) -> str:
     try:
         return json.dumps(content, default=_stand_in, allow_nan=False)
     except (ValueError, TypeError):
         return json.dumps(_plain(content))
 
 
-def _stand_in(value: Any) -> Any:
+def _stand_in(value: object) -> object:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     return value.value if isinstance(value, enum.Enum) else str(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

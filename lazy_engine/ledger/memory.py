@@ -330,22 +330,10 @@ class MemoryLedger(MemoryListing):
             existing = self._flows.get(detail.uuid)
             if existing is not None:
                 return existing, False
-            now = self.now()
             book.add(detail)
             with self._connection() as connection:
                 connection.save_logbook(book)
-            record = r.FlowRecord(
-                flow_uuid=detail.uuid,
-                flow_name=detail.name,
-                key_id=submission.key_id,
-                has_factory=True,
-                book_uuid=book.uuid,
-                book_name=book.name,
-                created_at=now,
-                changed_at=now,
-            )
-            if submission.is_rung:
-                record = rules.ring(record, now)
+            record = rules.submitted(submission, self.now())
             self._flows[detail.uuid] = record
             return record, True
 

@@ -52,9 +52,7 @@ class MemoryListing(MemoryWatch):
             found = [
                 flow
                 for flow in self._flows.values()
-                if page.state in (None, rules.lived_state(flow, now))
-                and (flow.incident is not None or not page.only_incidents)
-                and (page.after is None or r.place_of_flow(flow) > page.after)
+                if page.has(flow, rules.lived_state(flow, now))
             ]
         return sorted(found, key=r.place_of_flow)[: page.limit]
 

@@ -115,10 +115,7 @@ class MemoryWatch(MemoryBook):
             if rules.is_over(record) or rules.is_cancelled(record):
                 return r.Cancelled(record=record, is_new=False, must_ring=False)
             now = self.now()
-            after = dataclasses.replace(
-                record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
-            )
-            after, must_ring = rules.call(after, now, rings=rings)
+            after, must_ring = rules.cancel(record, reason, now, rings=rings)
             delays = self._delays.get(flow_uuid, {})
             for key, delay in delays.items():
                 if key.kind == EXECUTE and delay.is_open:

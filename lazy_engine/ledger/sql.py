@@ -203,18 +203,7 @@ class SqlLedger(SqlTaking, SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
                 assert row is not None
                 return row[0], False
             now = int(time_told.rows[0][0])
-            record = r.FlowRecord(
-                flow_uuid=detail.uuid,
-                flow_name=detail.name,
-                key_id=submission.key_id,
-                has_factory=True,
-                book_uuid=book.uuid,
-                book_name=book.name,
-                created_at=now,
-                changed_at=now,
-            )
-            if submission.is_rung:
-                record = rules.ring(record, now)
+            record = rules.submitted(submission, now)
             self._insert_row(connection, record)
             self._details.insert(connection, detail, book)
             return record, True

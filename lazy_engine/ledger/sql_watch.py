@@ -150,10 +150,7 @@ class SqlWatch(SqlBook):
                 return None
             if rules.is_over(record) or rules.is_cancelled(record):
                 return r.Cancelled(record=record, is_new=False, must_ring=False)
-            after = dataclasses.replace(
-                record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
-            )
-            after, must_ring = rules.call(after, now, rings=rings)
+            after, must_ring = rules.cancel(record, reason, now, rings=rings)
             self._delays.cancel_open(connection, flow_uuid, now)
             self._change(connection, record, after)
             return r.Cancelled(record=after, is_new=True, must_ring=must_ring)

@@ -189,19 +189,7 @@ class ZooKeeperLedger(ZooKeeperOwnership, ZooKeeperDelivery, ZooKeeperListing):
             if existing is not None:
                 # Our own, if the answer to the try before this one was lost.
                 return self._seen(existing), existing.commit_id == commit_id
-            now = self.now()
-            record = r.FlowRecord(
-                flow_uuid=detail.uuid,
-                flow_name=detail.name,
-                key_id=submission.key_id,
-                has_factory=True,
-                book_uuid=book.uuid,
-                book_name=book.name,
-                created_at=now,
-                changed_at=now,
-            )
-            if submission.is_rung:
-                record = rules.ring(record, now)
+            record = rules.submitted(submission, self.now())
             self._new_flow(record, self._details.insert(detail, book), commit_id=commit_id)
             return record, True
 

@@ -294,7 +294,7 @@ class Connection:
         return fitted
 
 
-def _is_failure(result: Any) -> bool:
+def _is_failure(result: object) -> bool:
     # Operations before the one that failed are "rolled back", those after it
     # "inconsistent".
     return isinstance(result, Exception) and not isinstance(

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger import zookeeper_index as index
@@ -227,5 +227,5 @@ def waiting_key(name: str) -> DelayKey:
 
 
 def _read_waiting(at: int, name: str) -> tuple[int, str, str, str, int]:
-    key: Any = waiting_key(name)
+    key = waiting_key(name)
     return (at, key.flow_uuid, key.atom_uuid, key.kind, key.attempt)

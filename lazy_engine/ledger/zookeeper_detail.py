@@ -21,7 +21,7 @@ from lazy_engine.ledger.zookeeper_connection import Connection, Delete, Operatio
 from lazy_engine.ledger.zookeeper_node import Paths
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """Encode a value as TaskFlow does.
 
     :raises TypeError, ValueError: the value cannot be JSON.

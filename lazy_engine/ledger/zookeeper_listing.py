@@ -36,11 +36,7 @@ class ZooKeeperListing(ZooKeeperWatch):
         def work() -> list[r.FlowRecord]:
             now = self.now()
             wanted = (
-                flow
-                for flow in self._all_flows()
-                if page.state in (None, rules.lived_state(flow, now))
-                and (flow.incident is not None or not page.only_incidents)
-                and (page.after is None or r.place_of_flow(flow) > page.after)
+                flow for flow in self._all_flows() if page.has(flow, rules.lived_state(flow, now))
             )
             return heapq.nsmallest(page.limit, wanted, key=r.place_of_flow)
 

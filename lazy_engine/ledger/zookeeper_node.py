@@ -151,7 +151,7 @@ def read_arrival_name(flow_uuid: str, name: str) -> DelayKey:
     return read_delay_name(flow_uuid, name.partition(".")[2])
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: object) -> bytes:
     """Encode a znode of the ledger."""
     return json.dumps(value, separators=(",", ":")).encode()
 

@@ -126,10 +126,7 @@ class ZooKeeperWatch(ZooKeeperBook):
             if rules.is_over(record) or rules.is_cancelled(record):
                 return r.Cancelled(record=record, is_new=False, must_ring=False)
             now = self.now()
-            after = dataclasses.replace(
-                record, wish=r.WISH_CANCEL, wish_reason=reason, changed_at=now
-            )
-            after, must_ring = rules.call(after, now, rings=rings)
+            after, must_ring = rules.cancel(record, reason, now, rings=rings)
             stored = self._delays.all_of(flow_uuid)
             closed = {
                 key: dataclasses.replace(delay, closed_at=now, close_reason=r.CLOSED_CANCELLED)

@@ -83,7 +83,7 @@ class WriteTap:
         sa.event.listen(sa.pool.Pool, "checkin", self._on_checkin)
 
     def _on_statement(
-        self, connection: sa.Connection, _cursor: Any, statement: str, *_: object
+        self, connection: sa.Connection, _cursor: object, statement: str, *_: object
     ) -> None:
         if found := _WRITES.match(statement):
             names = connection.info.setdefault(_INFO, {"tables": {}, "numbers": []})["tables"]
@@ -140,7 +140,7 @@ class WriteTap:
 
 
 def _one_node(verb: str) -> Callable[..., str]:
-    def describe(_client: Any, path: str, *_: Any, **_options: Any) -> str:
+    def describe(_client: object, path: str, *_: Any, **_options: Any) -> str:
         return f"{verb} {path}"
 
     return describe

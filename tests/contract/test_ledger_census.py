@@ -7,11 +7,10 @@ import contextlib
 import dataclasses
 from typing import Any
 
-import sqlalchemy as sa
-
 from lazy_engine import incident, ledger
 from lazy_engine.access import open_backend
 from lazy_engine.ledger import record as r
+from tests.contract.plan import statements_and_plans
 from tests.contract.stored import A_LONG_LEASE, PARKS, Flow, Store, make_flow
 
 AGES = (60.0, 3600.0)
@@ -125,25 +124,7 @@ def test_trace_is_kept_where_the_outcome_came_first(flow: Flow) -> None:
 def test_what_waits_is_counted_from_the_index_alone(sqlite_url: str) -> None:
     backend = open_backend(sqlite_url)
     with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
-        statements: list[Any] = []
-
-        def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
-            statements.append((text, values))
-
-        engine = opened._transactor.engine
-        sa.event.listen(engine, "before_cursor_execute", note)
-        opened.census(AGES, 10)
-        sa.event.remove(engine, "before_cursor_execute", note)
-        plans = [
-            row[-1]
-            for text, values in statements
-            if "lazy_" in text
-            for row in opened._transactor.read(
-                lambda c, text=text, values=values: c.exec_driver_sql(
-                    f"EXPLAIN QUERY PLAN {text}", values
-                ).all()
-            )
-        ]
+        _, plans = statements_and_plans(opened, lambda: opened.census(AGES, 10))
     tables = [plan for plan in plans if "lazy_" in plan]
     assert any("COVERING INDEX lazy_delays_open (waiting_at>?)" in plan for plan in tables), plans
     # Of flows that were called for, and of these alone, the delays are read.

@@ -22,6 +22,7 @@ from lazy_engine.ledger.sql_schema import VERSION
 from lazy_engine.receipt import Disposition
 from lazy_engine.terms import ALERT, DEFAULT
 from lazy_engine.token import EXECUTE, REVERT
+from tests.contract.plan import statements_and_plans
 from tests.contract.stored import (
     PARKS,
     RESTS,
@@ -260,27 +261,10 @@ def test_open_delays_are_listed_in_pages_by_what_is_due(store: Store) -> None:
 def test_what_is_due_is_found_by_an_index_alone(sqlite_url: str) -> None:
     backend = open_backend(sqlite_url)
     with contextlib.closing(backend), contextlib.closing(ledger.beside(backend)) as opened:
-        statements: list[Any] = []
-
-        def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
-            statements.append((text, values))
-
-        engine = opened._transactor.engine
-        sa.event.listen(engine, "before_cursor_execute", note)
-        opened.due(100)
-        opened.next_due_in(1.0)
-        sa.event.remove(engine, "before_cursor_execute", note)
-        assert len(statements) == 3, "one each, and a BEGIN"
-        plans = [
-            row[-1]
-            for text, values in statements
-            if "lazy_" in text
-            for row in opened._transactor.read(
-                lambda c, text=text, values=values: c.exec_driver_sql(
-                    f"EXPLAIN QUERY PLAN {text}", values
-                ).all()
-            )
-        ]
+        statements, plans = statements_and_plans(
+            opened, lambda: (opened.due(100), opened.next_due_in(1.0))
+        )
+    assert len(statements) == 3, "one each, and a BEGIN"
     searches = [plan for plan in plans if "lazy_" in plan]
     assert len(searches) == 4
     assert not [plan for plan in plans if "SCAN lazy_" in plan]

@@ -9,12 +9,13 @@ import pathlib
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
 from lazy_engine.ledger.sql_connection import Transactor, open_sqlite
+from tests.forking import fork, wait_for
 
 PUT = sa.text("INSERT INTO things VALUES (:name)")
 
@@ -47,24 +48,6 @@ def names(path: pathlib.Path) -> list[str]:
     """Return what is stored, as somebody else sees it."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return [row[0] for row in connection.execute("SELECT name FROM things ORDER BY name")]
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Have a child do some work; return its pid."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(20)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait_for(pid: int) -> None:
-    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_child_keeps_the_file_when_its_parent_lets_it_go(

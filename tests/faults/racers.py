@@ -32,6 +32,7 @@ from taskflow.patterns import graph_flow, linear_flow, unordered_flow
 from lazy_engine import Client, Delay
 from lazy_engine.outcome import Failed, Result
 
+#: Between two looks at what the racers have left for each other; they end when they are told to.
 _PAUSE_SECONDS = 0.002
 
 
@@ -132,7 +133,7 @@ class Racer:
         thread = threading.Thread(target=conductor.run)
         thread.start()
         while not self.is_over() and thread.is_alive():
-            time.sleep(0.1)
+            thread.join(0.1)
         conductor.stop()
         thread.join()
 

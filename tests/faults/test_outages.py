@@ -135,9 +135,8 @@ def test_network_is_away(proxy: Proxy, start: Any, way: str, sessions: float) ->
         before = [board._client.client_id for board in site.boards]
         for _ in range(1 if sessions > 1 else 2):
             getattr(proxy, way)()
-            time.sleep(
-                sessions * _SESSION_SECONDS
-            )  # this is the outage, and not a wait for anything
+            # This is the outage, and not a wait for anything.
+            time.sleep(sessions * _SESSION_SECONDS)
             proxy.restore()
             site.load.await_progress()
         site.end()

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,8 +16,8 @@ from taskflow.jobs import backends as jobboards
 from lazy_engine import Client, Disposition, Result, cli, rules
 from lazy_engine.board import of
 from lazy_engine.cli import ExitCode
-from tests import child
 from tests.integration import wake_flows
+from tests.integration.killed import kill_at_work
 from tests.integration.parked import make_flow, opened, park
 from tests.integration.test_conductor import parked, running
 from tests.waiting import wait_until
@@ -139,9 +136,7 @@ def test_killed_conductor_is_taken_over(
 ) -> None:
     board = open_board()
     client = Client(store, board)
-    pid_path = tmp_path / "pid"
-    script = tmp_path / "conduct.py"
-    script.write_text(
+    script = (
         "import ast, sys, taskflow.conductors.backends as c, taskflow.jobs.backends as j\n"
         "from lazy_engine import Client\n"
         "from lazy_engine.board import of\n"
@@ -152,19 +147,7 @@ def test_killed_conductor_is_taken_over(
         "options = {'lease_seconds': 1.0}\n"
         "c.fetch('lazy', 'killed', board, persistence=backend, engine_options=options).run()\n"
     )
-    victim = subprocess.Popen(
-        [sys.executable, str(script), sqlite_url, repr(conf)],
-        env=child.environment(PYTHONWARNINGS="ignore"),
-    )
-    try:
-        flow_uuid = client.submit(wake_flows.hangs_once, store={"pid_path": str(pid_path)})
-        wait_until(lambda: client.flow(flow_uuid).state == "DELAYED", timeout_seconds=30)
-        client.complete(client.token(flow_uuid, "ask"), "go")
-        wait_until(lambda: pid_path.exists() and pid_path.read_text(), timeout_seconds=30)
-        assert int(pid_path.read_text()) == victim.pid
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+    flow_uuid = kill_at_work(client, script, [sqlite_url, repr(conf)], tmp_path)
     with running("lazy", board, store, watchdog=False):  # only its job leads to the flow
         assert client.wait(flow_uuid, timeout_seconds=30) == "SUCCESS"
         wait_until(lambda: not jobs_on(board))

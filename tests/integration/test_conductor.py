@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +16,8 @@ from taskflow.conductors import backends as conductors
 from taskflow.jobs import backends as jobboards
 
 from lazy_engine import Client, Disposition, Result
-from tests import child
 from tests.integration import wake_flows
+from tests.integration.killed import kill_at_work
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -148,9 +145,7 @@ def test_a_killed_conductor_is_taken_over(
     tmp_path: pathlib.Path,
 ) -> None:
     client, board = client_on()
-    pid_path = tmp_path / "pid"
-    script = tmp_path / "conduct.py"
-    script.write_text(
+    script = (
         "import sys, taskflow.conductors.backends as c, taskflow.jobs.backends as j\n"
         "from lazy_engine import Client\n"
         "backend = Client({'connection': sys.argv[1]}).backend\n"
@@ -160,19 +155,7 @@ def test_a_killed_conductor_is_taken_over(
         "board.connect()\n"
         "c.fetch('lazy', 'killed', board, persistence=backend).run()\n"
     )
-    victim = subprocess.Popen(
-        [sys.executable, str(script), url, zookeeper.hosts, jobboard_path],
-        env=child.environment(PYTHONWARNINGS="ignore"),
-    )
-    try:
-        flow_uuid = client.submit(wake_flows.hangs_once, store={"pid_path": str(pid_path)})
-        wait_until(lambda: client.flow(flow_uuid).state == "DELAYED", timeout_seconds=30)
-        client.complete(client.token(flow_uuid, "ask"), "go")
-        wait_until(lambda: pid_path.exists() and pid_path.read_text(), timeout_seconds=30)
-        assert int(pid_path.read_text()) == victim.pid
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+    flow_uuid = kill_at_work(client, script, [url, zookeeper.hosts, jobboard_path], tmp_path)
     with running("lazy", board, client.backend):
         assert client.wait(flow_uuid, timeout_seconds=60) == "SUCCESS"
     assert client.flow(flow_uuid).results == {"ask": "go", "hang": "ran again"}

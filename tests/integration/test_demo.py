@@ -95,15 +95,20 @@ def test_demo_with_zookeeper_survives_a_killed_conductor(tmp_path: pathlib.Path)
     assert leftovers(tmp_path) == []
 
 
+def await_curtain(process: subprocess.Popen[str]) -> None:
+    """Wait until a demo's servers and conductors are there."""
+    assert process.stdout is not None
+    while "1. One process" not in process.stdout.readline():
+        assert process.poll() is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_interrupted_demo_cleans_up(tmp_path: pathlib.Path, number: signal.Signals) -> None:
     if (reason := why_missing()) is not None:
         missing(reason)
     with start(tmp_path, "--zookeeper") as process:
-        assert process.stdout is not None
-        while "1. One process" not in process.stdout.readline():
-            assert process.poll() is None
+        await_curtain(process)
         assert any("QuorumPeerMain" in command for command in processes_at(tmp_path))
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
@@ -143,9 +148,7 @@ def test_killed_demo_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     if (reason := why_missing()) is not None:
         missing(reason)
     with start(tmp_path, "--zookeeper") as process:
-        assert process.stdout is not None
-        while "1. One process" not in process.stdout.readline():
-            assert process.poll() is None
+        await_curtain(process)
         assert sum(" conductor " in command for command in processes_at(tmp_path)) == 2
         process.kill()
         process.wait()

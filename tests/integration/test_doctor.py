@@ -23,6 +23,7 @@ from lazy_engine.cli import main
 from lazy_engine.cli.exit_code import ExitCode
 from tests.integration import wake_flows
 from tests.integration.parked import make_flow, make_flow_that_waits_to_undo
+from tests.integration.test_conductor import open_board
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -265,15 +266,7 @@ def test_more_flows_than_a_page_are_read(ward: Ward, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def board(ward: Ward, zookeeper: ZooKeeper, jobboard_path: str) -> Iterator[Any]:
-    conf = {
-        "board": "zookeeper",
-        "hosts": zookeeper.hosts,
-        "path": jobboard_path,
-        "check_compatible": False,
-    }
-    opened = jobboards.fetch("tests", conf, persistence=ward.backend)
-    opened.connect()
-    with contextlib.closing(opened):
+    with open_board(zookeeper, jobboard_path, ward.backend) as opened:
         yield opened
 
 

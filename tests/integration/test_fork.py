@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from taskflow.patterns import linear_flow
 from lazy_engine import Client, Delay
 from lazy_engine.ledger import key
 from lazy_engine.ledger.keeper import RENEWALS_PER_LEASE
+from tests.forking import fork, wait_for
 
 LEASE_SECONDS = 0.6
 
@@ -78,20 +77,6 @@ def holding(client: Client) -> Iterator[str]:
     assert client.flow(flow_uuid).state == "SUCCESS"
 
 
-def in_child(work: Callable[[], object]) -> None:
-    """Do some work in a forked child."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(20)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
 def test_child_renews_its_own_leases_and_none_of_its_parents(client: Client, holding: str) -> None:
     def work() -> None:
         renewed: list[str] = []
@@ -109,7 +94,7 @@ def test_child_renews_its_own_leases_and_none_of_its_parents(client: Client, hol
         assert load(client, flow_uuid).run() == "SUCCESS"
         assert set(renewed) == {flow_uuid}
 
-    in_child(work)
+    wait_for(fork(work))
 
 
 @pytest.mark.parametrize("lock", ["keeper", "keys", "engines"])
@@ -141,7 +126,7 @@ def test_child_waits_for_no_lock_of_its_parents_threads(client: Client, lock: st
     thread.start()
     assert has_it.wait(10)
     try:
-        in_child(work)
+        wait_for(fork(work))
     finally:
         may_go.set()
         thread.join(10)

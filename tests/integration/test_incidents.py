@@ -19,13 +19,13 @@ import sqlalchemy as sa
 import taskflow.engines
 from taskflow import states
 from taskflow.conductors import backends as conductors
-from taskflow.jobs import backends as jobboards
 from taskflow.jobs import base as jobs_base
 from taskflow.persistence import backends, models
 from taskflow.utils import persistence_utils
 
 from lazy_engine import DELAYED, Client, FlowIncident, errors, incident, ledger
 from tests.integration.parked import World, park
+from tests.integration.test_conductor import open_board
 from tests.servers import ZooKeeper
 from tests.waiting import wait_until
 
@@ -60,15 +60,7 @@ def release(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def board(backend: Any, zookeeper: ZooKeeper, jobboard_path: str) -> Iterator[Any]:
-    conf = {
-        "board": "zookeeper",
-        "hosts": zookeeper.hosts,
-        "path": jobboard_path,
-        "check_compatible": False,
-    }
-    opened = jobboards.fetch("tests", conf, persistence=backend)
-    opened.connect()
-    with contextlib.closing(opened):
+    with open_board(zookeeper, jobboard_path, backend) as opened:
         yield opened
 
 

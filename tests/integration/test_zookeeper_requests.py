@@ -13,7 +13,7 @@ import pytest
 from taskflow.jobs import backends as jobboards
 
 from lazy_engine import Client, board, doorbell, ledger
-from lazy_engine.board import share, zookeeper_hearing
+from lazy_engine.board import share, zookeeper_calm, zookeeper_hearing
 from tests.integration import wake_flows
 from tests.integration.parked import opened
 from tests.integration.test_conductor import parked, running
@@ -116,8 +116,8 @@ class Site:
 def test_wake_costs_six_requests(
     open_board: Open, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zookeeper_hearing, "SHORTEST_CALM_SECONDS", 10.0)
-    monkeypatch.setattr(zookeeper_hearing, "LONGEST_CALM_SECONDS", 10.0)
+    monkeypatch.setattr(zookeeper_calm, "SHORTEST_SECONDS", 10.0)
+    monkeypatch.setattr(zookeeper_calm, "LONGEST_SECONDS", 10.0)
     site = Site(open_board, store, 1)
     with site.conducting():
         for flow_uuid in site.park():
@@ -133,8 +133,8 @@ def test_wake_costs_six_requests(
 def test_another_conductor_costs_two_requests_and_does_not_try(
     open_board: Open, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zookeeper_hearing, "SHORTEST_CALM_SECONDS", 0.3)
-    monkeypatch.setattr(zookeeper_hearing, "LONGEST_CALM_SECONDS", 0.3)
+    monkeypatch.setattr(zookeeper_calm, "SHORTEST_SECONDS", 0.3)
+    monkeypatch.setattr(zookeeper_calm, "LONGEST_SECONDS", 0.3)
     monkeypatch.setattr(zookeeper_hearing, "GRACE_SECONDS", 30.0)
     site = Site(open_board, store, 2)
     with site.conducting():

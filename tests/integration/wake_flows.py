@@ -12,6 +12,7 @@ from taskflow import task
 from taskflow.patterns import linear_flow
 
 from lazy_engine import Delay
+from tests.waiting import wait_until
 
 
 class Ask(task.Task):
@@ -35,7 +36,7 @@ class HangOnce(task.Task):
         path = pathlib.Path(pid_path)
         if not path.exists():
             path.write_text(str(os.getpid()))
-            time.sleep(3600)
+            time.sleep(3600)  # until its process is killed
         return "ran again"
 
 
@@ -107,8 +108,7 @@ class Begin(task.Task):
 
     def execute(self, directory: str) -> None:
         pathlib.Path(directory, "begun").touch()
-        while not pathlib.Path(directory, "go").exists():
-            time.sleep(0.01)
+        wait_until(pathlib.Path(directory, "go").exists, timeout_seconds=60)
 
     def revert(self, directory: str, **_: Any) -> None:
         pathlib.Path(directory, "undone").touch()

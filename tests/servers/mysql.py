@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import pwd
 import shutil
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from tests.servers.process import Server, missing
+from tests.servers.process import Server, missing, unprivileged_user
 
 _INSTALL = "apt-get install mariadb-server"
 _PLACES = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -30,14 +28,6 @@ def why_missing() -> str | None:
     return None
 
 
-def _unprivileged_user() -> str | None:
-    """Return whom to run as: nobody else, unless this is root, whom MariaDB refuses."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next(name for name in ("mysql", "nobody") if name in known)
-
-
 class MySQL(Server):
     """One MariaDB server; everybody on this machine may connect as ``root``.
 
@@ -50,7 +40,7 @@ class MySQL(Server):
     def __init__(self, *, fsync: bool = True, settings: Mapping[str, object] | None = None) -> None:
         if (reason := why_missing()) is not None:
             missing(reason)
-        super().__init__(user=_unprivileged_user())
+        super().__init__(user=unprivileged_user("mysql", "nobody"))
         self.data_path = self.directory / "data"
         self._settings: dict[str, object] = {
             "datadir": self.data_path,

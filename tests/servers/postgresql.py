@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import functools
 import glob
-import os
 import pathlib
-import pwd
 import re
 import shutil
 import signal
@@ -16,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tests.servers.process import Server, missing
+from tests.servers.process import Server, missing, unprivileged_user
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,14 +45,6 @@ def why_missing() -> str | None:
     return None if binaries() is not None else f"PostgreSQL is not installed: {_INSTALL}"
 
 
-def _unprivileged_user() -> str | None:
-    """Return whom to run as: nobody else, unless this is root, whom PostgreSQL refuses."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next(name for name in ("postgres", "nobody") if name in known)
-
-
 class PostgreSQL(Server):
     """One PostgreSQL server; everybody on this machine may connect as ``postgres``.
 
@@ -69,7 +59,7 @@ class PostgreSQL(Server):
     def __init__(self, *, fsync: bool = True, settings: Mapping[str, object] | None = None) -> None:
         if (reason := why_missing()) is not None:
             missing(reason)
-        super().__init__(user=_unprivileged_user())
+        super().__init__(user=unprivileged_user("postgres", "nobody"))
         self.data_path = self.directory / "data"
         self._settings: dict[str, object] = {
             "port": self.port,

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import pwd
 import random
 import shutil
 import signal
@@ -42,6 +43,17 @@ def missing(reason: str) -> NoReturn:
     if in_ci():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def unprivileged_user(*names: str) -> str | None:
+    """Return whom to run a server as: nobody else, unless this is root, whom databases refuse.
+
+    :param names: accounts, the first of which that is there does it.
+    """
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in names if name in known)
 
 
 def free_port() -> int:
@@ -228,6 +240,7 @@ class Server(abc.ABC):
                 raise AssertionError(
                     f"{self.name} on port {self.port} {state}; its log ends with\n{self.log[-3000:]}"
                 )
+            # Not wait_until: a server that has ended is not waited for, and its log says why.
             time.sleep(0.02)
 
     def stop(self) -> None:

@@ -109,8 +109,14 @@ def test_databases_are_separate(postgresql: PostgreSQL, postgresql_url: str) -> 
         other.connect()
 
 
-def test_postgresql_keeps_its_data_over_stop_and_kill() -> None:
-    with PostgreSQL(fsync=False) as server:
+@pytest.mark.parametrize(
+    ("kind", "names_query"),
+    [(PostgreSQL, "SELECT datname FROM pg_database"), (MySQL, "SHOW DATABASES")],
+)
+def test_database_server_keeps_its_data_over_stop_and_kill(
+    kind: type[PostgreSQL | MySQL], names_query: str
+) -> None:
+    with kind(fsync=False) as server:
         server.create_database()
         server.restart()
         url = server.create_database()
@@ -119,23 +125,7 @@ def test_postgresql_keeps_its_data_over_stop_and_kill() -> None:
         server.start()
         engine = sqlalchemy.create_engine(url)
         with engine.connect() as connection:
-            names = connection.scalars(sqlalchemy.text("SELECT datname FROM pg_database")).all()
-        engine.dispose()
-        assert len([name for name in names if name.startswith("lazy_")]) == 2
-    assert not server.directory.exists()
-
-
-def test_mysql_keeps_its_data_over_stop_and_kill() -> None:
-    with MySQL(fsync=False) as server:
-        server.create_database()
-        server.restart()
-        url = server.create_database()
-        server.kill()
-        assert not server.is_ready()
-        server.start()
-        engine = sqlalchemy.create_engine(url)
-        with engine.connect() as connection:
-            names = connection.scalars(sqlalchemy.text("SHOW DATABASES")).all()
+            names = connection.scalars(sqlalchemy.text(names_query)).all()
         engine.dispose()
         assert len([name for name in names if name.startswith("lazy_")]) == 2
     assert not server.directory.exists()

@@ -52,6 +52,14 @@ class FlowPage:
     after: tuple[bool, int, str] | None = None
     limit: int = 100
 
+    def has(self, flow: FlowRecord, lived_state: str) -> bool:
+        """Whether a flow is one of them, where a page is not full."""
+        return (
+            self.state in (None, lived_state)
+            and (flow.incident is not None or not self.only_incidents)
+            and (self.after is None or place_of_flow(flow) > self.after)
+        )
+
 
 def place_of_flow(flow: FlowRecord) -> tuple[bool, int, str]:
     """Return where a flow stands in the order in which flows are listed."""
