@@ -88,6 +88,18 @@ def test_address_without_a_host_is_refused() -> None:
         zookeeper_conf("zookeeper:///flows")
 
 
+@pytest.mark.parametrize("query", ["ues_ssl=true", "timeout=3&tmeout=", "auth=digest:a:b", "ca=x"])
+def test_option_of_a_zookeeper_store_that_nobody_reads_is_refused(query: str) -> None:
+    with pytest.raises(ValueError, match=r"has no option '.*' here; it takes check_compatible, "):
+        configuration(f"zookeeper://one/flows?{query}")
+
+
+def test_option_of_a_zookeeper_board_that_nobody_reads_is_refused() -> None:
+    assert board_conf("zookeeper://one/app?auth=digest:a:b&ca=x")["ca"] == "x"
+    with pytest.raises(ValueError, match=r"no option 'ues_ssl' here; it takes .*, check_hostname$"):
+        board_conf("zookeeper://one/app?ues_ssl=true")
+
+
 def test_configuration_of_a_zookeeper_is_completed_and_keeps_what_it_says() -> None:
     given = {"connection": "zookeeper://one/flows", "path": "/elsewhere"}
     found = configuration(given)
