@@ -154,6 +154,12 @@ def test_help_lists_commands_and_every_exit_code(run: Run) -> None:
         assert f"{code.value}  {MEANINGS[code]}" in text
 
 
+def test_help_begins_with_what_the_command_takes_for_itself(run: Run) -> None:
+    told = run("complete", "--help").stdout.partition("options:")[2]
+    assert told.index("--result JSON") < told.index("options of every command:")
+    assert told.index("options of every command:") < told.index("--persistence URL")
+
+
 def test_init_may_be_repeated(run: Run, tmp_path: pathlib.Path) -> None:
     assert "up to date" in run("init").stdout
     assert json.loads(run("--json", "init").stdout)["store"].startswith("sqlite:///")
