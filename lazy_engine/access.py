@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from taskflow import exceptions as taskflow_exceptions
 from taskflow.persistence import backends
@@ -18,6 +19,12 @@ from lazy_engine import (
 )
 from lazy_engine.ledger import record as r
 from lazy_engine.observer import Observer, Several
+
+#: database → (the package's extra, what an address for its driver begins with)
+_EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
+    "postgresql": ("postgresql", "postgresql+psycopg"),
+    "mysql": ("mysql", "mysql+pymysql"),
+}
 
 
 class Access:
@@ -80,8 +87,15 @@ def open_backend(persistence: Any) -> Any:
             "a memory configuration would make another, empty store: pass the backend"
             " object itself (for an engine without a backend, engine.storage.backend)"
         )
+    backend = _fetch(conf, kind)
+    ledger.upgrade(backend)
+    return backend
+
+
+def _fetch(conf: dict[str, Any], kind: str) -> Any:
+    extra = _EXTRAS.get(kind.partition("+")[0])
     try:
-        backend = backends.fetch(conf)
+        return backends.fetch(conf)
     except taskflow_exceptions.NotFound as error:
         raise errors.UnsupportedBackend(
             f"there is no persistence backend {kind!r}: use sqlite:////path/to/flows.db,"
@@ -89,9 +103,15 @@ def open_backend(persistence: Any) -> Any:
             " mysql+pymysql://user@host/database or zookeeper://host:port/path"
         ) from error
     except ImportError as error:
+        remedy = f"lazy_engine[{extra[0]}], and write {extra[1]}://…" if extra else "it"
         raise errors.UnsupportedBackend(
-            f"the database driver for {kind!r} is not installed ({error}): install it, for"
-            " example with lazy_engine[postgresql] or lazy_engine[mysql]"
+            f"the database driver for {kind!r} is not installed ({error}): install {remedy}"
         ) from error
-    ledger.upgrade(backend)
-    return backend
+    except Exception as error:
+        # Not at the top: nobody but databases needs SQLAlchemy, which is loaded by now for these.
+        from sqlalchemy import exc as sa_exc
+
+        if not isinstance(error, sa_exc.NoSuchModuleError):
+            raise
+        remedy = f": write {extra[1]}://…" if extra else ""
+        raise errors.UnsupportedBackend(f"there is no database driver {kind!r}{remedy}") from error

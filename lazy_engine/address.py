@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from lazy_engine import errors
@@ -20,6 +20,21 @@ _DIRECTORIES: Final = ("dir", "file")
 #: for which a conductor would go on missing a server that is back.
 _CONNECTION_RETRY: Final = {"max_tries": -1, "delay": 0.1, "max_delay": 5.0}
 
+#: What TaskFlow (6.5) reads of a ZooKeeper's configuration, and an address can say.
+_ZOOKEEPER_OPTIONS: Final = (
+    "check_compatible",
+    "timeout",
+    "use_ssl",
+    "certfile",
+    "keyfile",
+    "keyfile_password",
+    "verify_certs",
+    "randomize_hosts",
+    "read_only",
+)
+#: What the command line reads of a job board's beside.
+ZOOKEEPER_BOARD_OPTIONS: Final = ("auth", "ca", "check_hostname")
+
 #: How long a Redis or etcd server may take for an answer.
 _PATIENCE_SECONDS: Final = 5.0
 
@@ -29,16 +44,20 @@ def kind_of(address: str) -> str:
     return address.partition(":")[0].partition("+")[0]
 
 
-def zookeeper_conf(address: str) -> dict[str, Any]:
+def zookeeper_conf(address: str, *, others: Collection[str] = ()) -> dict[str, Any]:
     """Return TaskFlow's configuration for ``zookeeper://host:port[,…]/path?name=value``.
 
     It is read here, since TaskFlow takes neither hosts nor path from an
     address. ``check_compatible`` is off unless it is asked for: TaskFlow's
     check needs a four letter word that ZooKeeper's own default forbids.
 
+    A name that nobody reads is refused: TaskFlow would pass over ``ues_ssl=true``
+    and connect without.
+
+    :param others: names beside TaskFlow's.
     :returns: ``hosts``, ``path`` (unless it is left out), ``check_compatible``,
         ``connection_retry``, and what stands after the question mark.
-    :raises ValueError: it names no host.
+    :raises ValueError: it names no host, or something that nobody reads.
     """
     place, _, query = address.partition("://")[2].partition("?")
     hosts, slash, path = place.partition("/")
@@ -51,6 +70,12 @@ def zookeeper_conf(address: str) -> dict[str, Any]:
     }
     if path.rstrip("/"):
         conf["path"] = slash + path.rstrip("/")
+    options = urllib.parse.parse_qsl(query, keep_blank_values=True)
+    known = (*_ZOOKEEPER_OPTIONS, *others)
+    if unknown := [name for name, _ in options if name not in known]:
+        raise ValueError(
+            f"ZooKeeper's address has no option {unknown[0]!r} here; it takes {', '.join(known)}"
+        )
     conf.update(urllib.parse.parse_qsl(query))
     return conf
 
@@ -71,7 +96,7 @@ def board_conf(address: str) -> dict[str, Any]:
     """
     kind = kind_of(address)
     if kind == ZOOKEEPER:
-        return {"board": kind, **zookeeper_conf(address)}
+        return {"board": kind, **zookeeper_conf(address, others=ZOOKEEPER_BOARD_OPTIONS)}
     if kind in (REDIS, _REDIS_WITH_TLS):
         return _redis_conf(address)
     if kind == ETCD:

@@ -30,6 +30,8 @@ LOG = logging.getLogger(__name__)
 
 #: How many of a flow's open delays are asked for at once.
 _PAGE: Final = 500
+#: How many tasks are named that wait beside the one that was asked for and does not.
+_NAMED: Final = 10
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LAST_LOOK_SECONDS: Final = 0.5
 
@@ -49,8 +51,12 @@ class Inspection(Access):
             r.Page(flow_uuid=flow_uuid, task_name=task_name, limit=1)
         ):
             return token.sign(delay.key, self._ledger.signing_key(record.key_id))
+        page = r.Page(flow_uuid=flow_uuid, limit=_NAMED + 1)
+        names = sorted({delay.task_name for delay in self._ledger.waiting(page)})
+        others = ", ".join([*names[:_NAMED], "and more"] if len(names) > _NAMED else names)
         raise errors.UnknownDelay(
-            f"task '{task_name}' of flow {flow_uuid} does not wait for an outcome",
+            f"task '{task_name}' of flow {flow_uuid} does not wait for an outcome"
+            f" ({f'there waits: {others}' if others else 'nothing there does'})",
             flow_uuid=flow_uuid,
             task_name=task_name,
         )

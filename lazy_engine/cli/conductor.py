@@ -30,7 +30,8 @@ _WORDS: Final[Mapping[str, str]] = {
     "running_start": "runs",
     "flow_parked": "parked (DELAYED)",
     "flow_ended": "ended",
-    "job_abandoned": "gave its job back",
+    # Most often: somebody else runs the flow, and this is a doorbell too many.
+    "job_abandoned": "not run now; its job is back on the board (--verbose says why)",
     "job_trashed": "put its job aside for good",
 }
 

@@ -95,6 +95,10 @@ def _delays(session: Session, arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError("--after takes the place that a listing ended with") from error
+    if arguments.flow is not None and not found:
+        client.flow(
+            arguments.flow
+        )  # or else a mistyped uuid looks like a flow that has its answers
     tokens = [_token_of(client, delay) for delay in found] if arguments.tokens else None
     next_place = found[-1].place if len(found) == arguments.limit else None
     if session.output.is_json:
@@ -218,6 +222,8 @@ def split_token(arguments: argparse.Namespace, wanted: str) -> Target:
         token = sys.stdin.readline(MAX_LENGTH + 2).strip()
         if not token:
             raise UsageError("no token on standard input")
+    # Blanks come along when it is copied, or read from a file by a script.
+    token = token.strip()
     return Target(token=token, flow=None, task=None, words=words)
 
 

@@ -14,7 +14,7 @@ from taskflow import states
 from lazy_engine import ledger
 from lazy_engine.cli import parser
 from lazy_engine.cli.exit_code import ExitCode, UsageError
-from lazy_engine.cli.output import age, printable, shorten
+from lazy_engine.cli.output import age, printable, shorten, times
 from lazy_engine.cli.session import Session
 from lazy_engine.client import Client
 from lazy_engine.delay import DELAYED
@@ -101,4 +101,4 @@ def _incident(flow: FlowSummary, now: datetime.datetime) -> str:
         left = (found.next_try_at - now).total_seconds()
         when = f"next try in {age(left)}" if left > 0 else "due for a try"
     message = shorten(printable(found.message), _MESSAGE_WIDTH)
-    return f"{found.kind}, {found.count} times, {when}: {message}"
+    return f"{found.kind}, {times(found.count)}, {when}: {message}"

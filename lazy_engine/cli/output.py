@@ -71,6 +71,11 @@ def age(seconds: float) -> str:
     return f"{left // 86400} d {left % 86400 // 3600} h"
 
 
+def times(count: int) -> str:
+    """Return how often something happened, in words."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def as_json(value: object) -> Any:
     """Return a stand-in for what JSON does not know; for ``json.dumps(default=…)``."""
     if isinstance(value, datetime.datetime):

@@ -74,7 +74,8 @@ class Commands:
 def build(add_commands: Callable[[Commands], None], version: str) -> Parser:
     """Return the parser of the whole command line."""
     shared = Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    _add_shared(shared)
+    # A group of their own comes behind what a command takes for itself.
+    _add_shared(shared.add_argument_group("options of every command"))
     parser = Parser(
         prog="lazy-engine",
         description="Flows that park: submit them, answer what they wait for, resume them.",
@@ -88,8 +89,8 @@ def build(add_commands: Callable[[Commands], None], version: str) -> Parser:
     return parser
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_shared(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--persistence",
         metavar="URL",
         help="where flows are kept: sqlite:////path/to/flows.db, dir:///path/to/flows,"
@@ -97,7 +98,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         " zookeeper://host:port[,host:port]/path"
         f" (default: ${PERSISTENCE_VARIABLE})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--jobboard",
         metavar="URL",
         help="where conductors are rung: zookeeper://host:port[,host:port]/path,"
@@ -105,9 +106,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         " ?name=value;"
         f" without one nobody is woken (default: ${JOBBOARD_VARIABLE})",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--verbose", "-v", action="store_true", help="show the log on stderr")
-    parser.add_argument(
+    group.add_argument("--json", action="store_true", help="print JSON")
+    group.add_argument("--verbose", "-v", action="store_true", help="show the log on stderr")
+    group.add_argument(
         "--debug", action="store_true", help="show the whole log, and tracebacks of errors"
     )
 

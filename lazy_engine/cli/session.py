@@ -113,14 +113,15 @@ class Session:
             board = job_backends.fetch(_BOARD_NAME, conf, **options)
         except taskflow_exceptions.NotFound as error:
             raise UsageError(
-                f"there is no job board of kind {self.jobboard.partition(':')[0]!r}"
+                f"there is no job board of kind {conf['board'].partition(':')[0]!r}: use"
+                " zookeeper://host:port/path, redis://host:port or etcd://host:port/path"
             ) from error
         except (TypeError, ValueError) as error:
             raise UsageError(f"--jobboard: {error}") from error
         except ImportError as error:
             raise UsageError(
-                f"the job board's driver is not installed ({error}): install it, for example"
-                " with lazy_engine[redis] or lazy_engine[etcd]"
+                f"the job board's driver is not installed ({error}): install"
+                f" lazy_engine[{conf['board']}]"
             ) from error
         try:
             doorbell.connect(board_drivers.of(board))

@@ -9,7 +9,7 @@ from typing import Final
 
 from taskflow import states
 
-from lazy_engine.cli.output import Output, age, compact, printable, shorten
+from lazy_engine.cli.output import Output, age, compact, printable, shorten, times
 from lazy_engine.cli.structure import RETRY, TASK, Node, Structure
 from lazy_engine.delay import DELAYED
 from lazy_engine.view import FlowView, TaskView
@@ -83,7 +83,7 @@ class Tree:
         if found is None:
             return
         since = age((self._now - found.first_at).total_seconds())
-        text = f"INCIDENT ({found.kind}, seen {found.count} times, first {since} ago): "
+        text = f"INCIDENT ({found.kind}, seen {times(found.count)}, first {since} ago): "
         yield self._output.style(text + printable(found.message), "bad")
         when = "it is not tried again by itself"
         if found.next_try_at is not None:
@@ -115,6 +115,12 @@ class Tree:
             parts.append(f"ended {self._ago(flow.ended_at)} ago")
         if flow.owner is not None and flow.state == states.RUNNING:
             parts.append(f"run by {printable(_process(flow.owner))}")
+        if flow.owner is None and flow.state == states.RUNNING:
+            # Whoever ran it was interrupted, or died.
+            parts.append(
+                "run by nobody any more: a watchdog sees to it, or"
+                f" 'lazy-engine resume {printable(flow.uuid)}'"
+            )
         if flow.wish_reason:
             parts.append(f"({printable(flow.wish_reason)})")
         return "  ".join(parts)

@@ -48,7 +48,8 @@ def add(commands: parser.Commands) -> None:
         "heartbeat",
         _beat,
         "say that the outside work goes on",
-        usage="lazy-engine heartbeat (TOKEN | --flow UUID --task NAME) [--progress P]",
+        usage="lazy-engine heartbeat (TOKEN | --flow UUID --task NAME) [--progress P]"
+        " [--details JSON]",
     )
     add_target(heartbeat, "TOKEN")
     heartbeat.add_argument("--progress", metavar="P", type=float, help="between 0 and 1")
@@ -153,8 +154,12 @@ def _cancel(session: Session, arguments: argparse.Namespace) -> int:
 def _suspend(session: Session, arguments: argparse.Namespace) -> int:
     client = session.open_client()
     client.suspend(arguments.flow, arguments.reason)
-    session.output.json({"flow_uuid": arguments.flow, "suspended": True})
-    session.output.line(
-        f"asked to rest until 'lazy-engine resume {arguments.flow}'; outcomes are kept"
-    )
+    is_over = client.flow(arguments.flow).ended_at is not None
+    session.output.json({"flow_uuid": arguments.flow, "suspended": not is_over})
+    if is_over:
+        session.output.line("the flow is over: it stays as it is")
+    else:
+        session.output.line(
+            f"asked to rest until 'lazy-engine resume {arguments.flow}'; outcomes are kept"
+        )
     return ExitCode.DONE

@@ -57,6 +57,9 @@ class LazyEngine(host.HostEngine):
     ``lease_seconds``
         after that long without a sign of life from the engine that owns a
         flow another one may take it (default 30).
+
+    A name that is nearly one of these is refused with a ``ValueError``; any
+    other is passed over, as in TaskFlow's engines.
     """
 
     NO_RERAISING_STATES = host.HostEngine.NO_RERAISING_STATES | {DELAYED}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from concurrent import futures
 from typing import Any, Final
@@ -15,6 +16,24 @@ DEFAULT_LEASE_SECONDS: Final = 30.0
 
 #: Deadline of a delay that names none: a wait without one is how flows get lost.
 DEFAULT_TIMEOUT_SECONDS: Final = 7 * 86400.0
+
+_KNOWN: Final = (
+    "executor",
+    "max_workers",
+    "linger_seconds",
+    "lease_seconds",
+    "default_timeout_seconds",
+    "busy_wait_seconds",
+    "job_name",
+    "job_priority",
+    # TaskFlow's own.
+    "defer_reverts",
+    "never_resolve",
+    "inject_transient",
+    "gather_statistics",
+)
+#: How alike two names are, of at most 1, one of which is taken for a slip of the pen.
+_ALIKE: Final = 0.8
 
 _SERIAL: Final = ("serial",)
 _THREADS: Final = ("thread", "threads", "threaded")
@@ -41,15 +60,27 @@ class Options:
     def read(cls, options: Mapping[str, Any]) -> Options:
         """Read engine options, as TaskFlow's loader hands them over.
 
-        :raises ValueError: naming the option and what it takes.
+        A name that is not known is passed over, as in TaskFlow's engines: options
+        may be shared with one of those. One that is nearly known is refused.
+
+        :raises ValueError: naming the option and what it takes, or what it is called.
         :raises TypeError: for an executor that is none, or one of processes.
         """
+        _refuse_misspelt(options)
         return cls(
             executor=_executor(options.get("executor", "serial"), options.get("max_workers")),
             linger_seconds=_seconds(options, "linger_seconds", 0.0, least=0.0),
             lease_seconds=_seconds(options, "lease_seconds", DEFAULT_LEASE_SECONDS, least=0.1),
             default_timeout_seconds=_timeout_seconds(options),
         )
+
+
+def _refuse_misspelt(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in _KNOWN:
+            continue
+        if alike := difflib.get_close_matches(str(name), _KNOWN, n=1, cutoff=_ALIKE):
+            raise ValueError(f"there is no engine option {name!r}: did you mean {alike[0]!r}?")
 
 
 def _timeout_seconds(options: Mapping[str, Any]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import pathlib
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Final
 from taskflow import exceptions as taskflow_exceptions
 
 from lazy_engine import errors
+from lazy_engine.ledger import obstacle
 from lazy_engine.ledger.keeper import Keeper
 from lazy_engine.ledger.protocol import GUARANTEES, Guarantees, Ledger, TakeRequest
 from lazy_engine.observer import NOBODY
@@ -93,18 +95,28 @@ class _Kind:
     :ivar open: returns the ledger; makes its tables if need be.
     :ivar require: refuses a backend before anything is made or waited for.
     :ivar alone: keeps others away while TaskFlow's tables are made.
+    :ivar obstacle: says what may have kept it from being opened.
     """
 
     open: Callable[[Any], Ledger]
     require: Callable[[Any], None] = lambda _backend: None
     alone: Callable[[Any], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    obstacle: Callable[[Any], str] = lambda _backend: obstacle.SERVER
 
 
 #: The kinds, by the name of TaskFlow's backend class (or one that it extends).
 _KINDS: Final[Mapping[str, _Kind]] = {
     "MemoryBackend": _Kind(open=_open_memory),
-    "SQLAlchemyBackend": _Kind(open=_open_sql, require=_require_sql, alone=_alone_sql),
-    "DirBackend": _Kind(open=_open_directory),
+    "SQLAlchemyBackend": _Kind(
+        open=_open_sql,
+        require=_require_sql,
+        alone=_alone_sql,
+        obstacle=lambda backend: obstacle.of_database(backend.engine.url),
+    ),
+    "DirBackend": _Kind(
+        open=_open_directory,
+        obstacle=lambda backend: obstacle.of_directory(pathlib.Path(backend.path)),
+    ),
     "ZkBackend": _Kind(open=_open_zookeeper),
 }
 
@@ -140,8 +152,7 @@ def upgrade(backend: Any) -> None:
         cause = _root_of(error)
         what = (str(cause).strip() or "(no message)").splitlines()[0]
         raise errors.StoreUnavailable(
-            f"cannot open the store: {type(cause).__name__}: {what}; is the server up, and"
-            " are address, database and account right?"
+            f"cannot open the store: {type(cause).__name__}: {what}; {kind.obstacle(backend)}"
         ) from cause
     beside(backend)
 

@@ -54,6 +54,13 @@ def waits(last="last"):
 def fails():
     return linear_flow.Flow("broken").add(Fail("printer"))
 
+class Interrupt(task.Task):
+    def execute(self):
+        raise KeyboardInterrupt
+
+def is_interrupted():
+    return linear_flow.Flow("interrupted").add(Interrupt("ctrl-c"))
+
 class Undo(task.Task):
     def execute(self):
         pass
@@ -145,6 +152,12 @@ def test_help_lists_commands_and_every_exit_code(run: Run) -> None:
         assert f"\n    {name} " in text
     for code in ExitCode:
         assert f"{code.value}  {MEANINGS[code]}" in text
+
+
+def test_help_begins_with_what_the_command_takes_for_itself(run: Run) -> None:
+    told = run("complete", "--help").stdout.partition("options:")[2]
+    assert told.index("--result JSON") < told.index("options of every command:")
+    assert told.index("options of every command:") < told.index("--persistence URL")
 
 
 def test_init_may_be_repeated(run: Run, tmp_path: pathlib.Path) -> None:
@@ -312,6 +325,17 @@ def test_show_draws_the_flow_as_a_tree(run: Run, parked: str) -> None:
     ]
 
 
+def test_show_says_that_nobody_runs_what_was_interrupted(run: Run) -> None:
+    answer = run("submit", "flows:is_interrupted", "--run", exits=130)
+    flow_uuid = answer.stdout.strip()
+    assert answer.stderr == "lazy-engine: interrupted\n"
+    headline = run("show", flow_uuid).stdout.splitlines()[0]
+    assert "RUNNING" in headline
+    assert headline.endswith(
+        f"run by nobody any more: a watchdog sees to it, or 'lazy-engine resume {flow_uuid}'"
+    )
+
+
 def test_show_in_ascii(run: Run, parked: str) -> None:
     text = run("show", parked, PYTHONIOENCODING="ascii").stdout
     assert text.isascii()
@@ -392,7 +416,7 @@ def test_flows_are_listed_incidents_first(run: Run, parked: str, tmp_path: pathl
     run("resume", broken, exits=ExitCode.INCIDENT)
     lines = run("flows").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["FLOW", broken, ended, parked]
-    assert "factory failed, 1 times, next try in " in lines[1]
+    assert "factory failed, once, next try in " in lines[1]
     assert lines[3].split()[1:3] == ["DELAYED", "2"]
     assert [line.split()[0] for line in run("flows", "--incidents").stdout.splitlines()[1:]] == [
         broken
@@ -423,10 +447,14 @@ def test_unknown_flows_and_delays(run: Run, parked: str) -> None:
         ("show", nobody),
         ("resume", nobody),
         ("complete", "--flow", nobody, "--task", "one"),
+        ("delays", "--flow", nobody),
+        ("delays", "--flow", nobody, "--json"),
         ("complete", "--flow", parked, "--task", "first"),
         ("fail", "--flow", parked, "--task", "nobody", "message"),
     ):
         assert run(*words, exits=ExitCode.NOT_FOUND).stderr.count("\n") == 1
+    answer = run("complete", "--flow", parked, "--task", "first", exits=ExitCode.NOT_FOUND)
+    assert answer.stderr.endswith("does not wait for an outcome (there waits: one, two)\n")
 
 
 def test_invalid_tokens(run: Run, parked: str) -> None:
@@ -435,6 +463,11 @@ def test_invalid_tokens(run: Run, parked: str) -> None:
         answer = run("complete", text, exits=ExitCode.INVALID_TOKEN)
         assert answer.stderr.startswith("lazy-engine: the token is not valid")
     assert [delay["task_name"] for delay in shown(run, parked)["delays"]].count("one") == 1
+
+
+def test_blanks_around_a_token_do_no_harm(run: Run, parked: str) -> None:
+    token = token_of(run, parked, "one")
+    assert run("heartbeat", f" {token}\r\n").stdout == "go on\n"
 
 
 def test_no_token_is_repeated_in_an_error(run: Run, parked: str) -> None:
@@ -481,6 +514,8 @@ def test_no_token_is_repeated_in_an_error(run: Run, parked: str) -> None:
         ("init", "--persistence", "nonsense://host/path"),
         ("init", "--persistence", "memory://"),
         ("init", "--persistence", "sqlite://"),
+        ("init", "--persistence", "postgresql+psycop://host/database"),
+        ("init", "--persistence", "sqlite+nonsense:////tmp/nonsense"),
         ("init", "--persistence", "dir://"),
     ],
 )
@@ -502,6 +537,12 @@ def test_wrong_use(
     monkeypatch.delitem(sys.modules, "flows", raising=False)
     assert seen.out == ""
     assert words == () or seen.err.splitlines()[-1].startswith("lazy-engine: ")
+
+
+def test_kinds_of_job_boards_are_named(run: Run) -> None:
+    words = ("submit", "flows:waits", "--jobboard", "rabbit://host/path")
+    told = run(*words, exits=ExitCode.WRONG_USE).stderr
+    assert "kind 'rabbit': use zookeeper://" in told
 
 
 def test_conductor_without_a_job_board(run: Run) -> None:
@@ -826,6 +867,8 @@ def test_suspended_flow_keeps_outcomes_until_it_is_resumed(run: Run, parked: str
         run("complete", "--flow", parked, "--task", name)
     assert run("watchdog", "--once").stdout == ""
     assert "is SUCCESS" in run("resume", parked).stdout
+    assert "is over" in run("suspend", parked).stdout
+    assert json.loads(run("suspend", parked, "--json").stdout)["suspended"] is False
 
 
 def test_delays_say_when_they_are_due(run: Run) -> None:

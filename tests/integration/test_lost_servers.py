@@ -160,12 +160,19 @@ def test_database_that_is_not_there_at_the_start_is_told(
 
 
 def test_file_that_cannot_be_a_store_is_told(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(lazy_engine.StoreUnavailable, match="unable to open database file"):
+    with pytest.raises(
+        lazy_engine.StoreUnavailable,
+        match=f"unable to open database file; there is no directory {tmp_path}/missing$",
+    ):
         Client({"connection": f"sqlite:///{tmp_path / 'missing' / 'flows.db'}"})
+    with pytest.raises(lazy_engine.StoreUnavailable, match=f"{tmp_path} is a directory"):
+        Client({"connection": f"sqlite:///{tmp_path}"})
     path = tmp_path / "flows.db"
     path.write_text(text := "This is a shopping list, and not a database at all. " * 50)
-    with pytest.raises(lazy_engine.StoreUnavailable, match="not a database"):
+    with pytest.raises(lazy_engine.StoreUnavailable, match=f"is {path} an SQLite file"):
         Client({"connection": f"sqlite:///{path}"})
+    with pytest.raises(lazy_engine.StoreUnavailable, match=f"{path} is a file"):
+        Client({"connection": f"dir://{path}/flows"})
     assert path.read_text() == text
 
 

@@ -137,7 +137,7 @@ def test_board_goes_on_over_tls_with_authentication_when_the_leader_is_lost(
         # under each of his names.
         {"digest:app:s3cret": "digest:app:guessed", "/client.": "/stranger."},
         {"/ca.pem": "/other.pem"},
-        {"certfile=": "no_certfile="},
+        {"certfile=": "randomize_hosts="},  # in its place one that changes nothing
         {"use_ssl=true": "use_ssl=false"},
     ],
     ids=lambda wrong: next(iter(wrong.values())),

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from taskflow.jobs import backends as jobboards
 from taskflow.persistence import backends
 
-from lazy_engine import errors
+from lazy_engine import Client, errors
 from lazy_engine.address import board_conf, configuration, kind_of, zookeeper_conf
 
 
@@ -87,6 +88,18 @@ def test_address_without_a_host_is_refused() -> None:
         zookeeper_conf("zookeeper:///flows")
 
 
+@pytest.mark.parametrize("query", ["ues_ssl=true", "timeout=3&tmeout=", "auth=digest:a:b", "ca=x"])
+def test_option_of_a_zookeeper_store_that_nobody_reads_is_refused(query: str) -> None:
+    with pytest.raises(ValueError, match=r"has no option '.*' here; it takes check_compatible, "):
+        configuration(f"zookeeper://one/flows?{query}")
+
+
+def test_option_of_a_zookeeper_board_that_nobody_reads_is_refused() -> None:
+    assert board_conf("zookeeper://one/app?auth=digest:a:b&ca=x")["ca"] == "x"
+    with pytest.raises(ValueError, match=r"no option 'ues_ssl' here; it takes .*, check_hostname$"):
+        board_conf("zookeeper://one/app?ues_ssl=true")
+
+
 def test_configuration_of_a_zookeeper_is_completed_and_keeps_what_it_says() -> None:
     given = {"connection": "zookeeper://one/flows", "path": "/elsewhere"}
     found = configuration(given)
@@ -137,3 +150,27 @@ def test_redis_address_is_enough_for_taskflow() -> None:
     settings = board._client.connection_pool.connection_kwargs
     assert (settings["host"], settings["port"], settings["db"]) == ("one", 7000, 3)
     assert settings["password"] == "secret"
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "remedy"),
+    [
+        ("mysql", "MySQLdb", r"install lazy_engine\[mysql\], and write mysql\+pymysql://"),
+        ("postgresql+psycopg", "psycopg", r"lazy_engine\[postgresql\], and write postgresql"),
+        ("sqlite+aiosqlite", "aiosqlite", "install it$"),
+    ],
+)
+def test_missing_driver_is_named_with_its_remedy(
+    kind: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(errors.UnsupportedBackend, match=remedy):
+        Client(f"{kind}://host/database")
+
+
+def test_driver_that_does_not_exist_is_told_with_one_that_does() -> None:
+    with pytest.raises(
+        errors.UnsupportedBackend,
+        match=r"'postgresql\+psycop': write postgresql\+psycopg://",
+    ):
+        Client("postgresql+psycop://host/database")

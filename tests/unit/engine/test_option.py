@@ -31,6 +31,16 @@ def test_wrong_seconds_are_refused_by_name(name: str, wrong: Any) -> None:
         Options.read({name: wrong})
 
 
+@pytest.mark.parametrize("wrong", ["lingr_seconds", "linger_second", "max_worker", "Executor"])
+def test_misspelt_name_is_refused_with_the_right_one(wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"no engine option '{wrong}': did you mean '[a-z_]+'"):
+        taskflow.engines.load(linear_flow.Flow("flow"), engine="lazy", **{wrong: 1})
+
+
+def test_options_of_other_engines_are_passed_over() -> None:
+    Options.read({"dispatch_periodicity": 1, "exchange": "e", "topics": [], "wait_timeout": 1})
+
+
 def test_lease_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 0\.1"):
         Options.read({"lease_seconds": 0})
