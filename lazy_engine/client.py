@@ -229,16 +229,19 @@ class Client(Delivery, Inspection):
         LOG.info("flow %s ended %s: %s", flow_uuid, record.state, error)
         return record.state
 
-    def suspend(self, flow_uuid: str, reason: str | None = None) -> None:
+    def suspend(self, flow_uuid: str, reason: str | None = None) -> bool:
         """Ask a flow to rest until it is resumed.
 
         A running flow finishes the tasks at work first. Outcomes that arrive
         meanwhile are kept and wake nobody.
 
+        :returns: false if the flow is over, or is being called off.
         :raises UnknownFlow: no such flow.
         """
-        if self._ledger.set_wish(flow_uuid, r.WISH_SUSPEND, reason) is None:
+        record = self._ledger.set_wish(flow_uuid, r.WISH_SUSPEND, reason)
+        if record is None:
             raise view.unknown_flow(flow_uuid)
+        return rules.is_suspended(record) and not rules.is_over(record)
 
     def wake(self, flow_uuid: str) -> bool:
         """End a flow's suspension, and ring for it whatever it waits for.

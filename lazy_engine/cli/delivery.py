@@ -96,9 +96,8 @@ def _delays(session: Session, arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError("--after takes the place that a listing ended with") from error
     if arguments.flow is not None and not found:
-        client.flow(
-            arguments.flow
-        )  # or else a mistyped uuid looks like a flow that has its answers
+        # Or else a mistyped uuid looks like a flow that has its answers.
+        client.flow(arguments.flow)
     tokens = [_token_of(client, delay) for delay in found] if arguments.tokens else None
     next_place = found[-1].place if len(found) == arguments.limit else None
     if session.output.is_json:

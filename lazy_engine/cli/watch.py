@@ -153,13 +153,11 @@ def _cancel(session: Session, arguments: argparse.Namespace) -> int:
 
 def _suspend(session: Session, arguments: argparse.Namespace) -> int:
     client = session.open_client()
-    client.suspend(arguments.flow, arguments.reason)
-    is_over = client.flow(arguments.flow).ended_at is not None
-    session.output.json({"flow_uuid": arguments.flow, "suspended": not is_over})
-    if is_over:
-        session.output.line("the flow is over: it stays as it is")
-    else:
-        session.output.line(
-            f"asked to rest until 'lazy-engine resume {arguments.flow}'; outcomes are kept"
-        )
+    is_asked = client.suspend(arguments.flow, arguments.reason)
+    session.output.json({"flow_uuid": arguments.flow, "suspended": is_asked})
+    session.output.line(
+        f"asked to rest until 'lazy-engine resume {arguments.flow}'; outcomes are kept"
+        if is_asked
+        else "the flow is over, or being called off: it stays as it is"
+    )
     return ExitCode.DONE

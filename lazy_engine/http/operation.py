@@ -108,8 +108,8 @@ def _add_wishes(router: APIRouter, client: Client, pool: Pool) -> None:
     @router.post("/flows/{uuid}/suspend", response_model=wire.Suspended, responses=_UNKNOWN)
     async def suspend(uuid: _Uuid, sent: wire.SentReason | None = None) -> Answer:
         """Have a flow rest until it is resumed; outcomes are kept."""
-        await pool.run(client.suspend, uuid, sent.reason if sent else None)
-        return Answer({"flow_uuid": uuid, "suspended": True})
+        is_asked = await pool.run(client.suspend, uuid, sent.reason if sent else None)
+        return Answer({"flow_uuid": uuid, "suspended": is_asked})
 
     @router.post("/flows/{uuid}/resume", response_model=wire.Woken, responses=_UNKNOWN)
     async def resume(uuid: _Uuid) -> Answer:

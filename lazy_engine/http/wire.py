@@ -192,7 +192,7 @@ class KeyAnswer(pydantic.BaseModel):
 
 
 class Suspended(pydantic.BaseModel):
-    """The flow rests, or will as soon as what runs has finished."""
+    """Whether the flow rests, or will as soon as what runs has finished: not if it is over, or called off."""
 
     flow_uuid: str
     suspended: bool

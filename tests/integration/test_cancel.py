@@ -139,14 +139,15 @@ def test_cancel_of_a_flow_that_nobody_has_begun(timed: Timed) -> None:
 
 def test_cancel_of_a_suspended_flow(timed: Timed) -> None:
     timed.start(lambda: linear_flow.Flow("f").add(Say("first", timed.log), Ask("ask", timed.log)))
-    timed.client.suspend(timed.flow_uuid)
+    assert timed.client.suspend(timed.flow_uuid)
     assert cancel(timed)
-    timed.client.suspend(timed.flow_uuid)  # too late
+    assert not timed.client.suspend(timed.flow_uuid)  # too late
     assert timed.pass_and_resume(61) == states.REVERTED
 
 
 def test_cancel_of_a_flow_that_is_over(timed: Timed) -> None:
     timed.start(lambda: linear_flow.Flow("f").add(Say("first", timed.log)))
+    assert not timed.client.suspend(timed.flow_uuid)
     assert not cancel(timed)
     assert timed.client.flow(timed.flow_uuid).state == states.SUCCESS
 

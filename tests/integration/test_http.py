@@ -531,7 +531,8 @@ def test_requests_are_logged_by_their_route(
 def test_suspend_and_cancel_are_wishes(operator: Web, store: Any) -> None:
     world = park(store)
     path = f"/v1/flows/{world.flow_uuid}"
-    assert operator.post(f"{path}/suspend", {"reason": "audit"}).status == 200
+    asked = operator.post(f"{path}/suspend", {"reason": "audit"})
+    assert (asked.status, asked.document["suspended"]) == (200, True)
     assert world.client.flow(world.flow_uuid).wish_reason == "audit"
     assert world.client.flow(world.flow_uuid).state == states.SUSPENDED
     # Nobody here runs flows: there is no job board, and no resumer.
@@ -539,6 +540,7 @@ def test_suspend_and_cancel_are_wishes(operator: Web, store: Any) -> None:
     assert world.client.flow(world.flow_uuid).state == "DELAYED"
     assert operator.post(f"{path}/cancel", {"reason": "over"}).document["cancelled"] is True
     assert operator.post(f"{path}/cancel").document["cancelled"] is False
+    assert operator.post(f"{path}/suspend").document["suspended"] is False
     for verb in ("suspend", "resume", "cancel"):
         assert operator.post(f"/v1/flows/none/{verb}").status == 404
 
