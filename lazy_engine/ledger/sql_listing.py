@@ -86,10 +86,10 @@ class SqlListing(SqlBook):
         is_owned = sa.and_(c.owner.is_not(None), c.lease_expires_at > self._clock())
         is_suspended = sa.func.coalesce(c.wish, "") == r.WISH_SUSPEND
         others = [one for one in _OPEN_STATES if one != state]
+        as_another = sa.func.coalesce(c.state, "").in_(others)  # by another column's index
         if state == states.RUNNING:
             # Its owner has taken the lease, and committed nothing yet. The watchdog is to
             # look at every flow with an owner (``rules.tend``), and at few others.
-            as_another = sa.func.coalesce(c.state, "").in_(others)
             return [
                 sa.and_(stored == state, sa.or_(is_owned, sa.not_(is_suspended))),
                 sa.and_(c.check_at.is_not(None), is_owned, as_another),
@@ -97,7 +97,7 @@ class SqlListing(SqlBook):
         if state == states.SUSPENDED:
             return [
                 sa.and_(stored == state, sa.not_(is_owned)),
-                *(sa.and_(stored == one, sa.not_(is_owned), is_suspended) for one in others),
+                sa.and_(c.wish == r.WISH_SUSPEND, sa.not_(is_owned), as_another),
             ]
         return [sa.and_(stored == state, sa.not_(is_owned), sa.not_(is_suspended))]
 

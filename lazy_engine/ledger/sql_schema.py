@@ -19,7 +19,7 @@ from taskflow import states
 from taskflow.persistence import models
 
 #: Version of the ledger's tables; a store with a newer one is refused.
-VERSION: Final = 4
+VERSION: Final = 5
 
 _UUID: Final = 64
 _NAME: Final = 255
@@ -157,6 +157,7 @@ def _flows(own: sa.MetaData, text: Any) -> sa.Table:
         sa.Index("lazy_flows_state_created", "state", "created_at", "flow_uuid"),
         _index_of_set("lazy_flows_incident", "incident", "created_at", "flow_uuid"),
         _index_of_set("lazy_flows_check", "check_at"),
+        _index_of_set("lazy_flows_wish", "wish", "wish", "created_at", "flow_uuid"),
         **_ON_MYSQL,
     )
 
@@ -217,7 +218,7 @@ def _delays(own: sa.MetaData, text: Any) -> sa.Table:
 def _index_of_set(name: str, column: str, *columns: str) -> sa.Index:
     """Return an index of the rows in which a column is not null, where there is such a thing.
 
-    :param columns: the columns it has, if it is not that one.
+    :param columns: the columns it has, if it is not that one alone.
     """
     is_set = sa.text(f"{column} IS NOT NULL")
     return sa.Index(name, *(columns or (column,)), postgresql_where=is_set, sqlite_where=is_set)

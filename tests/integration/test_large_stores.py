@@ -154,6 +154,7 @@ _CALLS: dict[str, Callable[[Client, World], Any]] = {
     "flows": lambda client, _: client.flows(limit=_PAGE),
     "flows that wait": lambda client, _: client.flows(state="DELAYED", limit=_PAGE),
     "flows that run": lambda client, _: client.flows(state="RUNNING", limit=_PAGE),
+    "flows that rest": lambda client, _: client.flows(state="SUSPENDED", limit=_PAGE),
     "flows, another page": lambda client, _: client.flows(
         after=client.flows(limit=_PAGE)[-1].place, limit=_PAGE
     ),
@@ -194,6 +195,13 @@ def test_incidents_among_flows_of_a_state_are_found_by_their_own_index(large: La
         large.client.flows(state="DELAYED", limit=_PAGE)
     # Of which there are none, among a thousand flows of that state.
     assert "lazy_flows_incident" in found[1].plan, found
+
+
+def test_flows_that_rest_are_found_by_their_own_index(large: Large) -> None:
+    with large.reading() as found:
+        large.client.flows(state="SUSPENDED", limit=_PAGE)
+    # Of which there are none, among a thousand flows that wait.
+    assert "lazy_flows_wish" in found[-1].plan, found
 
 
 def test_search_reads_so_many_and_goes_on_from_there(
