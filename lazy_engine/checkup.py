@@ -284,6 +284,16 @@ def _overdue(seen: Reading) -> Found:
         yield None, f"the watchdog should have looked {late / 1e6:.0f} s ago"
 
 
+def _not_begun(seen: Reading) -> Found:
+    flow = seen.record
+    # Of one that was rung for, the watchdog sees to it that it is begun.
+    if flow is None or flow.epoch or flow.check_at is not None or rules.is_suspended(flow):
+        return
+    waited = seen.now - flow.created_at
+    if flow.state == states.PENDING and waited > OVERDUE_SECONDS * 1e6:
+        yield None, f"submitted {waited / 1e6:.0f} s ago without a job board, and nobody has run it"
+
+
 def _left(seen: Reading) -> Found:
     flow = seen.record
     if flow is None or seen.is_over:
@@ -316,6 +326,7 @@ CHECKS: Final[Sequence[Check]] = (
     _check("damage", "all details can be read", _damage),
     _check("unwatched", "somebody owns or rings for every flow with work to do", _unwatched),
     _check("overdue", "the watchdog looks in time", _overdue, STALLED),
+    _check("begun", "every flow that was submitted is begun", _not_begun, STALLED),
     _check("left", "no flow is left for a person", _left, STALLED),
 )
 

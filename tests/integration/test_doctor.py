@@ -167,6 +167,7 @@ DEFECTS: dict[str, tuple[str, str, str, set[str]]] = {
         {"unwatched"},
     ),
     "watchdog away": ("answered", "lazy_flows", "check_at = 1", {"overdue"}),
+    "begun by nobody": ("pending", "lazy_flows", "created_at = 1", {"begun"}),
     "deadline passed": ("parked", "lazy_delays", "due_at = 1", {"overdue"}),
 }
 
