@@ -3,7 +3,7 @@
 
 That is: a large flow, what a turn of it leaves behind, many outcomes at once.
 With every quarter that all of it grows by, the collector looks through the whole
-anew: a third of the time in a flow of 10,000 tasks. No task runs meanwhile.
+anew: a third of the time in a flow of 10,000 tasks. No task is begun meanwhile.
 """
 
 from __future__ import annotations
