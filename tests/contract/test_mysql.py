@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import taskflow.engines
 from sqlalchemy.dialects import mysql
+from taskflow import task
 from taskflow.persistence import backends, models
 
 from lazy_engine import errors, ledger
@@ -123,6 +125,19 @@ def test_isolation_that_somebody_chose_for_taskflow_is_not_the_ledgers(
 def test_taskflows_own_isolation_costs_nothing_more(mysql_url: str) -> None:
     with opened(mysql_url) as backend:
         assert ledger.beside(backend)._transactor.engine is backend.engine
+
+
+def test_flow_runs_as_soon_as_its_first_lease_is_taken(mysql_url: str) -> None:
+    """An UPDATE here reads what it has just written itself: the epoch, for one."""
+    with opened(mysql_url) as backend:
+        on = ledger.beside(backend)
+        seen = []
+        look = task.FunctorTask(lambda: seen.append(on.flow(engine.storage.flow_uuid)), name="look")
+        detail = on.detail(submitted(on))
+        engine = taskflow.engines.load(look, flow_detail=detail, backend=backend, engine="lazy")
+        assert engine.run() == "SUCCESS"
+        (record,) = seen
+        assert (record.epoch, record.commit_number, record.state) == (1, 0, "RUNNING")
 
 
 def test_names_are_compared_letter_by_letter(mysql: MySQL) -> None:
