@@ -17,13 +17,14 @@ from sqlalchemy.dialects import mysql
 from taskflow import task
 from taskflow.persistence import backends, models
 
-from lazy_engine import errors, ledger
+from lazy_engine import Client, errors, ledger
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_connection import _may_repeat
 from lazy_engine.ledger.sql_upgrade import alone
 from lazy_engine.outcome import Result
 from lazy_engine.receipt import Disposition
 from lazy_engine.token import EXECUTE, DelayKey
+from tests.integration.parked import make_flow
 from tests.servers import MySQL
 
 BIG = "x" * 100_000
@@ -157,6 +158,17 @@ def test_names_are_compared_letter_by_letter(mysql: MySQL) -> None:
             assert {on.signing_key(key_id).key_id for key_id in ("key", "KEY")} == {"key", "KEY"}
     finally:
         mysql.drop_database(url)
+
+
+def test_flow_is_not_taken_for_another_one_with_a_blank_at_the_end(mysql_url: str) -> None:
+    with opened(mysql_url) as backend:
+        client = Client(backend)
+        client.submit(make_flow, flow_uuid="flow")
+        with pytest.raises(
+            errors.StoreUnavailable, match="'flow ' cannot be told from flow 'flow'"
+        ):
+            client.submit(make_flow, flow_uuid="flow ")
+        assert client.submit(make_flow, flow_uuid="flow") == "flow"
 
 
 def test_lock_wait_that_takes_too_long_is_tried_again(mysql_url: str, mysql: MySQL) -> None:
