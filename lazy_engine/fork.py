@@ -15,7 +15,10 @@ from collections.abc import Callable
 
 
 class Forkable:
-    """Something that a process which forks has to see to; see :func:`watch`."""
+    """Something that a process which forks has to see to; see :func:`watch`.
+
+    What was done in part, or done, is done again after an interrupt.
+    """
 
     def shut(self) -> None:
         """Get ready; called in the thread that forks, before it does."""
@@ -40,9 +43,17 @@ def _watched() -> weakref.WeakSet[Forkable]:
     watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
     def all_do(step: Callable[[Forkable], None]) -> Callable[[], None]:
-        def do() -> None:
+        def each() -> None:
             for one in _all(watched):
                 step(one)
+
+        def do() -> None:
+            try:
+                each()
+            except BaseException:
+                # Ctrl-C, most likely. Whom it kept from being seen to would wait for ever.
+                each()
+                raise
 
         return do
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taskflow.persistence import models
 
-from lazy_engine import errors, rules, terms
+from lazy_engine import errors, incident, rules, terms
 from lazy_engine.ledger import owner
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.protocol import Ledger, TakeRequest
@@ -57,6 +57,19 @@ def write(
         is_recorded=is_recorded,
         flow_uuid=flow_uuid,
     )
+
+
+def write_escaped(ledger: Ledger, flow_uuid: str, error: BaseException) -> errors.FlowIncident:
+    """Write on a flow that its code raised what neither TaskFlow nor an engine catches; return what to raise.
+
+    For whoever runs the flows of others, in a thread that must live: ``SystemExit``, or
+    what libraries end waits with (``asyncio.CancelledError``, eventlet's ``Timeout``).
+
+    :raises StoreUnavailable: the incident could not be written.
+    """
+    what = "has code that raised what is no Exception"
+    message = incident.words(flow_uuid, what, error)
+    return write(ledger, flow_uuid, incident.CODE_BROKEN, message, error)
 
 
 def write_first(

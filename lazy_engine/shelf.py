@@ -73,5 +73,6 @@ class Shelf(Forkable):
 
     def _drop(self, flow_uuid: str) -> Any | None:
         engine, atoms = self._kept.pop(flow_uuid, (None, 0))
-        self._atoms -= atoms
+        # An interrupt may have come in between: what is counted then must not stay for ever.
+        self._atoms = self._atoms - atoms if self._kept else 0
         return engine

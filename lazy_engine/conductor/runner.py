@@ -63,6 +63,18 @@ class Runner:
 
     def run(self, job: Any) -> str:
         """Run a claimed job's flow; return what is to become of the job."""
+        try:
+            return self._run_latest(job)
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            flow_uuid = _only_flow_of(job)
+            if flow_uuid is None:
+                raise
+            return self._fate_of_escaped(job, flow_uuid, error)
+
+    def _run_latest(self, job: Any) -> str:
+        """Run a flow with the engine that was kept of it, if nobody ran it since, or else with a new one."""
         flow_uuid = _only_flow_of(job)
         engine = self._shelf.take(flow_uuid) if flow_uuid is not None else None
         if engine is not None:
@@ -138,6 +150,14 @@ class Runner:
         """Give the job away only if the flow can be found again without it."""
         self._log.warning("job %s: %s", job, error)
         return CONSUME if error.is_recorded or self._is_over(error.flow_uuid) else KEEP
+
+    def _fate_of_escaped(self, job: Any, flow_uuid: str, error: BaseException) -> str:
+        try:
+            found = report.write_escaped(ledger.beside(self._persistence), flow_uuid, error)
+        except errors.StoreUnavailable:
+            self._log.warning("job %s: the store failed", job, exc_info=True)
+            return COOL
+        return self._fate_of_incident(job, found)
 
     def _is_over(self, flow_uuid: str | None) -> bool:
         record = ledger.beside(self._persistence).flow(flow_uuid) if flow_uuid else None

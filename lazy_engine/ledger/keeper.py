@@ -80,7 +80,8 @@ class Keeper(fork.Forkable):
         hold.flush_due = now + _FLUSH_SECONDS
         with self._changed:
             self._holds.add(hold)
-            if self._thread is None:
+            # One that was interrupted before it started never will.
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="lazy-engine-keeper", daemon=True
                 )
@@ -108,7 +109,9 @@ class Keeper(fork.Forkable):
             self._holds.clear()
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None or not thread.is_alive():
+            return
+        if thread is not threading.current_thread():
             thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:

@@ -201,6 +201,11 @@ class SqlLedger(SqlTaking, SqlOwnership, SqlDelivery, SqlCensus, SqlListing):
             if touched.count:
                 row = self._row(connection, detail.uuid)
                 assert row is not None
+                if row[0].flow_uuid != detail.uuid:  # MySQL compares without blanks at the end
+                    raise errors.StoreUnavailable(
+                        f"{detail.uuid!r} cannot be told from flow {row[0].flow_uuid!r} in this"
+                        " database: nothing was written; use a flow_uuid without blanks"
+                    )
                 return row[0], False
             now = int(time_told.rows[0][0])
             record = rules.submitted(submission, now)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +92,11 @@ def open_sqlite(url: sa.URL) -> sa.Engine:
         poolclass=sa.pool.QueuePool,
         pool_size=4,
         max_overflow=-1,
-        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
+        connect_args={
+            "timeout": _SQLITE_BUSY_SECONDS,
+            "check_same_thread": False,
+            **({"factory": _LetsGo} if url.get_driver_name() == "pysqlite" else {}),
+        },
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -103,6 +108,21 @@ def open_sqlite(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
 
     return engine
+
+
+class _LetsGo(sqlite3.Connection):
+    """Is rid of its transaction once it is closed.
+
+    SQLite keeps one open for as long as any of its statements is, and the file locked for
+    everybody. An interrupted statement lives as long as its traceback: in an
+    interactive session, until the next error.
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # closed already, perhaps
+            if self.in_transaction:
+                self.rollback()
+        super().close()
 
 
 def _is_isolated_enough(connection: sa.Connection) -> bool:
@@ -182,7 +202,7 @@ class Transactor:
 
     def _carry_out(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
         pipeline = sql_pipeline.of(connection)
-        with connection.begin():
+        with _in_transaction(connection):
             if pipeline is None:
                 # Not by an event of SQLAlchemy's, for which it would look at each statement.
                 if self._is_sqlite:  # whose driver leaves it to us here
@@ -239,7 +259,7 @@ class Transactor:
 
     def _read_from(self, connection: sa.Connection, work: Callable[[sa.Connection], T]) -> T:
         pipeline = sql_pipeline.of(connection)
-        with connection.begin():
+        with _in_transaction(connection):
             if pipeline is None:
                 if self._is_sqlite:
                     _BEGIN_READING.run(connection)
@@ -294,6 +314,35 @@ class Transactor:
 
     def _close_all(self) -> None:
         self.close(disposes=True)
+
+
+class _in_transaction:
+    """Begins a transaction, and ends it as SQLAlchemy does.
+
+    But for an interrupt on the way out: SQLAlchemy asserts there that the transaction is
+    over, and what is raised then is not Ctrl-C any more, but an error that an engine would
+    end its flow with.
+
+    A class and no generator, since each transaction passes through it.
+    """
+
+    __slots__ = ("_connection", "_transaction")
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._transaction = self._connection.begin()
+        self._transaction.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._transaction.__exit__(kind, error, trace)
+        except AssertionError as failed:
+            cause = failed.__context__
+            if cause is None or isinstance(cause, Exception):
+                raise
+            raise cause from None
 
 
 def _hurry(connection: sa.Connection) -> sa.Connection:

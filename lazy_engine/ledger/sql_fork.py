@@ -46,18 +46,36 @@ class ForkGate(fork.Forkable):
     # out when it comes again, or forks.
 
     def __enter__(self) -> None:
-        with self._door:
-            self._inside.add(threading.get_ident())
+        while not self._pass(shuts=False):
+            time.sleep(_PAUSE_SECONDS)
 
     def __exit__(self, *_: object) -> None:
         self._inside.discard(threading.get_ident())
 
+    def _pass(self, *, shuts: bool) -> bool:
+        """Go in, or shut the gate, unless another thread has shut it.
+
+        Whoever has shut it and goes in has forked, though an interrupt kept it from saying so.
+        """
+        me = threading.get_ident()
+        with self._door:
+            if self._shut_by not in (None, me):
+                return False
+            self._shut_by = me if shuts else None
+            if not shuts:
+                self._inside.add(me)
+            return True
+
     def shut(self) -> None:
-        """Keep everybody out, wait until nobody is inside, and close the connections."""
+        """Keep everybody out, wait until nobody is inside, and close the connections.
+
+        May be called again if it was interrupted.
+        """
         give_up_at = time.monotonic() + _PATIENCE_SECONDS
-        if not self._door.acquire(timeout=_PATIENCE_SECONDS):
-            return  # another thread forks, and is in trouble
-        self._shut_by = threading.get_ident()
+        while not self._pass(shuts=True):
+            if time.monotonic() >= give_up_at:
+                return  # another thread forks, and is in trouble
+            time.sleep(_PAUSE_SECONDS)
         while self._inside - {threading.get_ident()} and time.monotonic() < give_up_at:
             time.sleep(_PAUSE_SECONDS)
         close = self._close()
@@ -69,10 +87,3 @@ class ForkGate(fork.Forkable):
         """Let everybody in again."""
         if self._shut_by == threading.get_ident():
             self._shut_by = None
-            self._door.release()
-
-    def begin_anew(self) -> None:
-        """Let everybody in, in a forked child, where only this thread lives on."""
-        self._door = threading.Lock()
-        self._shut_by = None
-        self._inside = set()

@@ -110,20 +110,22 @@ class SqlTaking(SqlBook):
         expires_at = now + open_value("micros", type_=sa.BigInteger)
         # From now on outcomes are for the new run.
         begins = has_ended if request.first is None else sa.or_(has_ended, flows.c.epoch == 0)
+        # MySQL carries these out one after the other, and a later one reads what an earlier
+        # one has written: none is to read a column that was set before it.
         return (
             sa.update(flows)
             .where(wanted)
-            .values(
-                epoch=flows.c.epoch + 1,
-                owner=owner,
-                lease_expires_at=expires_at,
-                rung_at=None,
-                rings=0,
-                check_at=expires_at,
-                wish=sa.case((keeps_wish, flows.c.wish), else_=None),
-                wish_reason=sa.case((keeps_wish, flows.c.wish_reason), else_=None),
-                ended_at=None,
-                state=sa.case((begins, "RUNNING"), else_=flows.c.state),
+            .ordered_values(
+                (flows.c.wish_reason, sa.case((keeps_wish, flows.c.wish_reason), else_=None)),
+                (flows.c.wish, sa.case((keeps_wish, flows.c.wish), else_=None)),
+                (flows.c.state, sa.case((begins, "RUNNING"), else_=flows.c.state)),
+                (flows.c.epoch, flows.c.epoch + 1),
+                (flows.c.owner, owner),
+                (flows.c.lease_expires_at, expires_at),
+                (flows.c.rung_at, None),
+                (flows.c.rings, 0),
+                (flows.c.check_at, expires_at),
+                (flows.c.ended_at, None),
             )
         )
 

@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import taskflow.engines
 from sqlalchemy.dialects import mysql
+from taskflow import task
 from taskflow.persistence import backends, models
 
-from lazy_engine import errors, ledger
+from lazy_engine import Client, errors, ledger
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.sql_connection import _may_repeat
 from lazy_engine.ledger.sql_upgrade import alone
 from lazy_engine.outcome import Result
 from lazy_engine.receipt import Disposition
 from lazy_engine.token import EXECUTE, DelayKey
+from tests.integration.parked import make_flow
 from tests.servers import MySQL
 
 BIG = "x" * 100_000
@@ -125,6 +128,19 @@ def test_taskflows_own_isolation_costs_nothing_more(mysql_url: str) -> None:
         assert ledger.beside(backend)._transactor.engine is backend.engine
 
 
+def test_flow_runs_as_soon_as_its_first_lease_is_taken(mysql_url: str) -> None:
+    """An UPDATE here reads what it has just written itself: the epoch, for one."""
+    with opened(mysql_url) as backend:
+        on = ledger.beside(backend)
+        seen = []
+        look = task.FunctorTask(lambda: seen.append(on.flow(engine.storage.flow_uuid)), name="look")
+        detail = on.detail(submitted(on))
+        engine = taskflow.engines.load(look, flow_detail=detail, backend=backend, engine="lazy")
+        assert engine.run() == "SUCCESS"
+        (record,) = seen
+        assert (record.epoch, record.commit_number, record.state) == (1, 0, "RUNNING")
+
+
 def test_names_are_compared_letter_by_letter(mysql: MySQL) -> None:
     url = mysql.create_database("latin1")
     try:
@@ -142,6 +158,17 @@ def test_names_are_compared_letter_by_letter(mysql: MySQL) -> None:
             assert {on.signing_key(key_id).key_id for key_id in ("key", "KEY")} == {"key", "KEY"}
     finally:
         mysql.drop_database(url)
+
+
+def test_flow_is_not_taken_for_another_one_with_a_blank_at_the_end(mysql_url: str) -> None:
+    with opened(mysql_url) as backend:
+        client = Client(backend)
+        client.submit(make_flow, flow_uuid="flow")
+        with pytest.raises(
+            errors.StoreUnavailable, match="'flow ' cannot be told from flow 'flow'"
+        ):
+            client.submit(make_flow, flow_uuid="flow ")
+        assert client.submit(make_flow, flow_uuid="flow") == "flow"
 
 
 def test_lock_wait_that_takes_too_long_is_tried_again(mysql_url: str, mysql: MySQL) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from lazy_engine.ledger.sql_connection import Transactor, open_sqlite
+from lazy_engine.ledger.sql_fork import ForkGate
 from tests.forking import fork, wait_for
 
 PUT = sa.text("INSERT INTO things VALUES (:name)")
@@ -137,3 +139,31 @@ def test_process_that_forks_goes_on_with_connections_of_its_own(kept: Transactor
     after = kept._lasting._idle[-1][1]
     put(kept, "c")
     assert kept._lasting._idle[-1][1] is after
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_interrupted_fork_keeps_nobody_out(
+    kept: Transactor, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, interrupts: int
+) -> None:
+    """Python goes on to fork, or after it, without the rest of what was to be done."""
+    put(kept, "a")
+    left = [KeyboardInterrupt()] * interrupts
+    opens = ForkGate.open
+
+    def interrupt(gate: ForkGate) -> None:
+        if left:
+            raise left.pop()
+        opens(gate)
+
+    monkeypatch.setattr(ForkGate, "open", interrupt)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    wait_for(fork(lambda: put(kept, "b")))
+    assert not left
+    if interrupts > 1:
+        look(kept)  # by whoever forked
+    threads = [threading.Thread(target=put, args=(kept, name), daemon=True) for name in "cd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert names(path) == ["a", "b", "c", "d"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -347,6 +348,41 @@ def test_interrupt_leaves_nobody_a_connection_that_does_not_wait_for_the_disk(
         with made.engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert rows(made) == []
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_interrupted_statement_locks_no_file_as_long_as_its_traceback_lives(
+    sqlite_url: str, is_kept: bool
+) -> None:
+    returning = Statement(sa.update(THINGS).values(size=1).returning(THINGS.c.name))
+    with opened(sqlite_url) as made:
+        put(made, "a")
+        if not is_kept:
+            sa.event.listen(made.engine, "commit", lambda _c: None)
+        assert made.write(lambda c: returning.run(c).count)
+        (plan,) = returning._plans.values()
+        assert plan is not None
+        plan._fetch = raises_interrupt  # type: ignore[method-assign,assignment]
+        with pytest.raises(KeyboardInterrupt) as held:
+            made.write(returning.run)
+        path = made.engine.url.database
+        with contextlib.closing(sqlite3.connect(path or "", timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+        assert held.traceback
+
+
+def test_interrupt_at_the_end_of_a_transaction_is_no_other_error(
+    kept: Transactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine would end its flow with any other."""
+    with monkeypatch.context() as patched:
+        ends = sa.engine.base.RootTransaction
+        patched.setattr(ends, "_deactivate_from_connection", raises_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            put(kept, "a")
+        with pytest.raises(KeyboardInterrupt):
+            kept.read(lambda c: COUNT.run(c).first())
+    put(kept, "b")
 
 
 def raises_interrupt(*_: object) -> None:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.fault
 
 # How a delivery's transaction begins.
 _DELIVERS = b"SET arrival_number"
-#: The whole statement: a transaction begins with the word COMMITTED.
-_COMMIT = b"COMMIT\0"
+#: The whole statement, by the first word of a URL: a transaction begins with the word COMMITTED.
+_COMMITS = {"postgresql": b"COMMIT\0", "mysql": b"\x03COMMIT"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +43,25 @@ def own_postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
+@pytest.fixture(params=["postgresql", "mysql"])
+def cut_off(request: pytest.FixtureRequest) -> Iterator[tuple[str, Proxy, bytes]]:
+    """The URL of an empty database, the proxy that leads there, and what a commit is there."""
+    server: Any = request.getfixturevalue(
+        "own_postgresql" if request.param == "postgresql" else "mysql"
+    )
+    with Proxy(server.port) as made:
+        url = through(made, server)
+        yield url, made, _COMMITS[request.param]
+        server.drop_database(url)
+
+
 @pytest.fixture
 def proxy(own_postgresql: PostgreSQL) -> Iterator[Proxy]:
     with Proxy(own_postgresql.port) as made:
         yield made
 
 
-def through(proxy: Proxy, server: PostgreSQL) -> str:
+def through(proxy: Proxy, server: Any) -> str:
     return server.create_database().replace(f":{server.port}/", f":{proxy.port}/")
 
 
@@ -97,18 +109,19 @@ def test_connections_die_in_the_middle_of_commits(
     url = through(proxy, own_postgresql)
     with at_work(url, zookeeper, jobboard_path, tmp_path) as (load, boards, _):
         for _number in range(30):
-            proxy.lose(_COMMIT, is_carried_out=is_carried_out)
+            proxy.lose(_COMMITS["postgresql"], is_carried_out=is_carried_out)
             wait_until(lambda: proxy.has_lost)
         load.finish(boards)
 
 
 @pytest.mark.parametrize("is_carried_out", [True, False])
 def test_delivery_whose_commit_was_cut_off_has_a_receipt_that_holds(
-    own_postgresql: PostgreSQL, proxy: Proxy, is_carried_out: bool
+    cut_off: tuple[str, Proxy, bytes], is_carried_out: bool
 ) -> None:
-    with opened(through(proxy, own_postgresql)) as backend:
+    url, proxy, commit = cut_off
+    with opened(url) as backend:
         world = park(backend)
-        proxy.lose(_COMMIT, after=_DELIVERS, is_carried_out=is_carried_out)
+        proxy.lose(commit, after=_DELIVERS, is_carried_out=is_carried_out)
         receipt = world.client.complete(world.token, "kept")
         assert proxy.has_lost
         # It was tried again by itself, and knows its own outcome when it finds it.
@@ -120,11 +133,12 @@ def test_delivery_whose_commit_was_cut_off_has_a_receipt_that_holds(
 
 @pytest.mark.parametrize("is_carried_out", [True, False])
 def test_delivery_that_cannot_learn_its_commits_fate_says_so_and_may_be_repeated(
-    own_postgresql: PostgreSQL, proxy: Proxy, is_carried_out: bool
+    cut_off: tuple[str, Proxy, bytes], is_carried_out: bool
 ) -> None:
-    with opened(through(proxy, own_postgresql)) as backend:
+    url, proxy, commit = cut_off
+    with opened(url) as backend:
         world = park(backend)
-        proxy.lose(_COMMIT, after=_DELIVERS, is_carried_out=is_carried_out, and_cut=True)
+        proxy.lose(commit, after=_DELIVERS, is_carried_out=is_carried_out, and_cut=True)
         with pytest.raises(StoreUnavailable, match="the store failed"):
             world.client.complete(world.token, "kept")
         assert proxy.has_lost

@@ -105,6 +105,12 @@ def double_a_name(world: World, release: Release) -> Callable[[], Any]:
     return lambda: release(GOOD)
 
 
+def end_the_process(world: World, release: Release) -> Callable[[], Any]:
+    ends = "\nclass Ends(Echo):\n    def execute(self, answer):\n        raise SystemExit(1)\n"
+    release(CODE.format(tasks='Waits("waits"), Ends("echo")') + ends)
+    return lambda: release(GOOD)
+
+
 def lose_the_key(world: World, release: Release) -> Callable[[], Any]:
     with world.backend.engine.begin() as connection:
         (kept,) = connection.execute(sa.text("SELECT * FROM lazy_keys")).mappings().all()
@@ -194,6 +200,22 @@ def test_no_conductor_consumes_the_only_way_back(
     assert record.check_at == record.incident["next_try_at"]
     assert record.rung_at is None
     assert client.complete(world.token, "answer").woken is False, "it rests"
+    mend()
+    assert client.resume(world.flow_uuid) == states.SUCCESS
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_conductor_outlives_code_that_ends_its_process(
+    backend: Any, release: Release, board: Any
+) -> None:
+    world = park(backend, release(GOOD))
+    client = Client(backend, board)
+    client.complete(world.token, "answer")
+    mend = end_the_process(world, release)
+    assert conduct("lazy", board, backend) == ["job_consumed"]
+    record = world.ledger.flow(world.flow_uuid)
+    assert (record.incident["kind"], record.owner) == ("code broken", None)
+    assert record.check_at == record.incident["next_try_at"]
     mend()
     assert client.resume(world.flow_uuid) == states.SUCCESS
 

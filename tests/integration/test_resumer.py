@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from taskflow.patterns import linear_flow, unordered_flow
 from lazy_engine import DELAYED, Client, Delay, Disposition
 from lazy_engine.resumer import Resumer
 from lazy_engine.watchdog import Watchdog
-from tests.integration.parked import Waits, World, opened, park
+from tests.integration.parked import Echo, Waits, World, opened, park
 from tests.waiting import wait_until
 
 #: What ``Held`` waits for, by the name of its flow.
@@ -89,6 +90,25 @@ def test_outcome_that_comes_while_the_flow_runs_is_not_lost(resumer: Resumer, st
     assert (receipt.disposition, receipt.woken) == (Disposition.ACCEPTED, True)
     go.set()
     assert client.wait(flow_uuid, timeout_seconds=10) == states.SUCCESS
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+def test_code_that_ends_its_thread_ends_none_of_the_resumers(
+    store: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def end(_task: Echo, answer: Any) -> None:
+        raise error
+
+    worlds = [park(store) for _ in range(2)]
+    with Resumer(store, workers=1) as resumer:
+        with monkeypatch.context() as patched:
+            patched.setattr(Echo, "execute", end)
+            resumer.client.complete(worlds[0].token, 1)
+            told = wait_until(lambda: resumer.client.flow(worlds[0].flow_uuid).incident)
+            assert told.kind == "code broken"
+        resumer.client.complete(worlds[1].token, 1)
+        assert resumer.client.wait(worlds[1].flow_uuid, timeout_seconds=10) == states.SUCCESS
+    assert worlds[0].client.resume(worlds[0].flow_uuid) == states.SUCCESS
 
 
 def test_suspended_flow_rests_until_it_is_woken_by_hand(resumer: Resumer, store: Any) -> None:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import weakref
+from typing import Any
+
+import pytest
 
 from lazy_engine.shelf import Shelf
 
@@ -64,3 +68,20 @@ def test_engines_that_are_let_go_are_freed() -> None:
     shelf.clear()
     gc.collect()
     assert not any(engine() for engine in engines)
+
+
+def test_engine_lost_to_an_interrupt_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(collections.OrderedDict[str, Any]):
+        def pop(self, *args: Any) -> Any:
+            super().pop(*args)
+            raise KeyboardInterrupt
+
+    shelf = Shelf(2, 5)
+    shelf.put("a", Engine(), 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(shelf, "_kept", Interrupting(shelf._kept))
+        with pytest.raises(KeyboardInterrupt):
+            shelf.take("a")
+    shelf._kept.clear()
+    shelf.put("b", Engine(), 4)
+    assert shelf.take("b") is not None

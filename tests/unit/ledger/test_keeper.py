@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.keeper import Hold, Keeper
 from tests.waiting import wait_until
@@ -67,3 +69,23 @@ def test_closing_waits_for_the_renewal_under_way_and_is_the_last() -> None:
 
 def test_closing_what_keeps_nothing_is_harmless() -> None:
     Keeper(SlowLedger()).close()  # type: ignore[arg-type]
+
+
+def test_lease_is_kept_though_an_earlier_thread_was_interrupted_before_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger: Any = SlowLedger()
+    ledger.may_answer.set()
+    keeper = Keeper(ledger)
+
+    def interrupt(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            keeper.hold(make_hold())
+    keeper.close()
+    keeper.hold(make_hold())
+    wait_until(lambda: ledger.renewals)
+    keeper.close()
