@@ -87,3 +87,9 @@ class ForkGate(fork.Forkable):
         """Let everybody in again."""
         if self._shut_by == threading.get_ident():
             self._shut_by = None
+
+    def begin_anew(self) -> None:
+        """Let everybody in, in a forked child, where only this thread lives on."""
+        self._door = threading.Lock()
+        self._shut_by = None
+        self._inside = set()

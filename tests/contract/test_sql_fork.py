@@ -167,3 +167,38 @@ def test_interrupted_fork_keeps_nobody_out(
     for thread in threads:
         thread.join(20)
     assert names(path) == ["a", "b", "c", "d"]
+
+
+def test_child_waits_for_no_thread_that_came_to_the_gate_as_the_process_forked() -> None:
+    """Each of its threads looks whether it may go in, and holds a lock for that moment."""
+    is_forked = threading.Event()
+    threads: list[threading.Thread] = []
+
+    class File:
+        def close(self) -> None:
+            stands_there = threading.Event()
+
+            def look() -> None:
+                with gate._door:
+                    stands_there.set()
+                    is_forked.wait(20)
+
+            threads.append(threading.Thread(target=look))
+            threads[0].start()
+            stands_there.wait(20)
+
+    def enter() -> None:
+        # Not the thread that forked, for which the gate is open.
+        thread = threading.Thread(target=gate.__enter__, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+
+    file = File()
+    gate = ForkGate(file.close)
+    pid = fork(enter)
+    is_forked.set()
+    threads[0].join(20)
+    wait_for(pid)
+    with gate:
+        pass
