@@ -9,6 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from taskflow.persistence import models
 
+from lazy_engine.ledger import sqlite_file
 from lazy_engine.ledger.directory_detail import (
     FileDetails,
     RedoLog,
@@ -17,7 +18,6 @@ from lazy_engine.ledger.directory_detail import (
 )
 from lazy_engine.ledger.directory_file import DetailFiles
 from lazy_engine.ledger.sql import SqlLedger
-from lazy_engine.ledger.sql_connection import open_sqlite
 from lazy_engine.ledger.sql_schema import build
 from lazy_engine.ledger.sql_upgrade import require_current
 
@@ -38,7 +38,7 @@ def open_ledger(backend: Any) -> DirectoryLedger:
     tables = build("sqlite")
     log = RedoLog(redo_table(tables.own), files)
     url = sa.URL.create("sqlite", database=os.path.join(backend.path, FILE_NAME))
-    transactor = RedoTransactor(open_sqlite(url), log)
+    transactor = RedoTransactor(sqlite_file.open_engine(url), log)
     require_current(transactor, tables, lambda _connection: None)
     transactor.catch_up()
     details = FileDetails(tables, log, files)

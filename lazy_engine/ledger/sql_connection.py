@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,36 +14,15 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from lazy_engine import errors
-from lazy_engine.ledger import sql_pipeline
+from lazy_engine.ledger import sql_error, sql_pipeline, sqlite_file
 from lazy_engine.ledger.sql_fork import ForkGate
 from lazy_engine.ledger.sql_kept import KeptConnections
 from lazy_engine.ledger.sql_statement import Statement, as_sqlalchemy_would, is_observed, pass_over
 
 T = TypeVar("T")
 
-#: How long one SQLite connection waits for another one's transaction.
-_SQLITE_BUSY_SECONDS: Final = 30.0
-
 #: A transaction that may be tried again is, this often in all.
 _TRIES: Final = 6
-
-#: SQLSTATEs after which the whole transaction may simply be tried again:
-#: serialization failure, deadlock, and a unique violation, after which the
-#: next try finds the row that somebody else made first (PostgreSQL, appendix A).
-_RETRY_STATES: Final = ("40001", "40P01", "23505")
-
-#: MySQL's numbers for the same: deadlock, lock wait timeout (which undoes the
-#: statement alone; leaving the transaction undoes the rest), record changed
-#: since last read, duplicate entry. A Galera cluster says deadlock at the commit.
-_RETRY_NUMBERS: Final = (1213, 1205, 1020, 1062)
-
-#: Server states in which a connection is refused for the moment
-#: (PostgreSQL: admin shutdown, crash shutdown, cannot connect now).
-_GONE_STATES: Final = ("57P01", "57P02", "57P03")
-
-#: The same in MySQL: shutdown in progress, node of a cluster not ready.
-_GONE_NUMBERS: Final = (1053, 1047)
 
 #: What every transaction of the ledger on a server runs under. The row that it
 #: writes first makes the transactions of a flow serial; what it reads after that
@@ -62,12 +40,6 @@ _BEGIN_IN_PIPELINE: Final = Statement(sa.text(f"BEGIN ISOLATION LEVEL {_ISOLATIO
 _MOST_KEPT: Final = 4
 
 
-def is_in_memory(url: sa.URL) -> bool:
-    """Whether a SQLite URL names a database that lives in one connection."""
-    name = url.database or ""
-    return name in ("", ":memory:") or "mode=memory" in str(url)
-
-
 def open_engine(shared: sa.Engine) -> sa.Engine:
     """Return the SQLAlchemy engine to keep a ledger with.
 
@@ -75,54 +47,10 @@ def open_engine(shared: sa.Engine) -> sa.Engine:
     opens the file for every write, so the ledger keeps connections of its own.
     """
     if shared.dialect.name == "sqlite":
-        return open_sqlite(shared.url)
+        return sqlite_file.open_engine(shared.url)
     if Transactor(shared).read(_is_isolated_enough):
         return shared
     return shared.execution_options(isolation_level=_ISOLATION)
-
-
-def open_sqlite(url: sa.URL) -> sa.Engine:
-    """Return an engine on a SQLite file in write-ahead mode.
-
-    Its transactions begin when they are told to: see :class:`Transactor`.
-    """
-    engine = sa.create_engine(
-        url,
-        hide_parameters=True,
-        poolclass=sa.pool.QueuePool,
-        pool_size=4,
-        max_overflow=-1,
-        connect_args={
-            "timeout": _SQLITE_BUSY_SECONDS,
-            "check_same_thread": False,
-            **({"factory": _LetsGo} if url.get_driver_name() == "pysqlite" else {}),
-        },
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        # The driver's own transaction handling is switched off: it would
-        # begin transactions when it sees fit.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    return engine
-
-
-class _LetsGo(sqlite3.Connection):
-    """Is rid of its transaction once it is closed.
-
-    SQLite keeps one open for as long as any of its statements is, and the file locked for
-    everybody. An interrupted statement lives as long as its traceback: in an
-    interactive session, until the next error.
-    """
-
-    def close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):  # closed already, perhaps
-            if self.in_transaction:
-                self.rollback()
-        super().close()
 
 
 def _is_isolated_enough(connection: sa.Connection) -> bool:
@@ -194,7 +122,7 @@ class Transactor:
                         if connection is not None:
                             return self._carry_out(connection, work)
                 # Whoever listens hears of all that there is to hear.
-                hurry = _hurried if kept is self._hurried else contextlib.nullcontext
+                hurry = sqlite_file.hurried if kept is self._hurried else contextlib.nullcontext
                 with engine.connect() as connection, hurry(connection):
                     return self._carry_out(connection, work)
 
@@ -232,7 +160,7 @@ class Transactor:
     @staticmethod
     def _equip_hurried(connection: sa.Connection) -> sa.Connection:
         pass_over(connection)
-        return _hurry(connection)
+        return sqlite_file.hurry(connection)
 
     def _equip_looking(self, connection: sa.Connection) -> sa.Connection:
         if self._is_sqlite:  # which begins no transaction by itself here
@@ -297,8 +225,8 @@ class Transactor:
             try:
                 return attempt()
             except sa_exc.SQLAlchemyError as error:
-                if pause is None or not _may_repeat(error):
-                    raise unavailable(error) from _driver_error(error)
+                if pause is None or not sql_error.may_repeat(error):
+                    raise sql_error.unavailable(error) from sql_error.driver_error(error)
             time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -345,59 +273,7 @@ class _in_transaction:
             raise cause from None
 
 
-def _hurry(connection: sa.Connection) -> sa.Connection:
-    """Have SQLite's transactions not wait for the disk."""
-    raw: Any = connection.connection.dbapi_connection
-    raw.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-@contextlib.contextmanager
-def _hurried(connection: sa.Connection) -> Iterator[None]:
-    raw: Any = _hurry(connection).connection.dbapi_connection
-    try:
-        yield
-        raw.execute("PRAGMA synchronous=FULL")
-    except BaseException:
-        # Ctrl-C, perhaps, within a transaction. Whoever has it next relies on the disk.
-        connection.invalidate()
-        raise
-
-
 def _pauses() -> Iterator[float | None]:
     for number in range(_TRIES - 1):
         yield 0.02 * 3**number * random.uniform(0.5, 1.5)
     yield None
-
-
-def _driver_error(error: sa_exc.SQLAlchemyError) -> BaseException | None:
-    return getattr(error, "orig", None)
-
-
-def _may_repeat(error: sa_exc.SQLAlchemyError) -> bool:
-    if isinstance(error, sa_exc.IntegrityError):
-        # Two transactions made the same row; the second one finds it next time.
-        return True
-    if isinstance(error, sa_exc.DBAPIError):
-        if error.connection_invalidated:
-            return True
-        original = error.orig
-        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-        if state in _RETRY_STATES or state in _GONE_STATES:
-            return True
-        number = original.args[0] if original is not None and original.args else None
-        if number in _RETRY_NUMBERS or number in _GONE_NUMBERS:
-            return True
-        return "database is locked" in str(original)
-    return isinstance(error, sa_exc.DisconnectionError)
-
-
-def unavailable(error: sa_exc.SQLAlchemyError) -> errors.StoreUnavailable:
-    """Return the error to raise instead of SQLAlchemy's.
-
-    SQLAlchemy's message holds the statement's parameters; results and
-    outcomes do not belong into logs.
-    """
-    original = _driver_error(error) or error
-    text = str(original).strip().splitlines()[0] if str(original).strip() else ""
-    return errors.StoreUnavailable(f"the store failed: {type(original).__name__}: {text}")

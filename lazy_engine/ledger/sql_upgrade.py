@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from lazy_engine import errors
-from lazy_engine.ledger.sql_connection import Transactor, is_in_memory
+from lazy_engine.ledger import sqlite_file
+from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_schema import DROPPED_INDEXES, HOST_INDEXES, VERSION, Tables
 
 DIALECTS: Final = ("sqlite", "postgresql", "mysql")
@@ -34,7 +35,7 @@ def require_supported(engine: sa.Engine) -> None:
         raise errors.UnsupportedBackend(
             f"no ledger for a {name} database: use one of {', '.join(DIALECTS)}"
         )
-    if name == "sqlite" and is_in_memory(engine.url):
+    if name == "sqlite" and sqlite_file.is_in_memory(engine.url):
         raise errors.UnsupportedBackend(
             "an in-memory SQLite database lives in one connection and isolates nothing:"
             " give it a file (sqlite:////path/to/flows.db), or use the memory backend"

@@ -19,7 +19,7 @@ from taskflow.persistence import backends, models
 
 from lazy_engine import Client, errors, ledger
 from lazy_engine.ledger import record as r
-from lazy_engine.ledger.sql_connection import _may_repeat
+from lazy_engine.ledger.sql_error import may_repeat
 from lazy_engine.ledger.sql_upgrade import alone
 from lazy_engine.outcome import Result
 from lazy_engine.receipt import Disposition
@@ -287,11 +287,11 @@ def test_tables_that_were_half_made_when_somebody_died_are_finished(mysql_url: s
 
 @pytest.mark.parametrize("number", [1213, 1205, 1020, 1062, 1053, 1047])
 def test_errors_that_pass_are_tried_again(number: int) -> None:
-    assert _may_repeat(sa.exc.OperationalError("", {}, Exception(number, "…")))
+    assert may_repeat(sa.exc.OperationalError("", {}, Exception(number, "…")))
 
 
 def test_error_that_stays_is_not_tried_again() -> None:
-    assert not _may_repeat(sa.exc.OperationalError("", {}, Exception(1142, "denied")))
+    assert not may_repeat(sa.exc.OperationalError("", {}, Exception(1142, "denied")))
 
 
 def test_mariadbs_own_dialect_is_refused_with_a_hint() -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from lazy_engine.ledger.sql_connection import Transactor, open_sqlite
+from lazy_engine.ledger import sqlite_file
+from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_fork import ForkGate
 from tests.forking import fork, wait_for
 
@@ -29,7 +30,7 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def kept(path: pathlib.Path) -> Iterator[Transactor]:
-    made = Transactor(open_sqlite(sa.make_url(f"sqlite:///{path}")))
+    made = Transactor(sqlite_file.open_engine(sa.make_url(f"sqlite:///{path}")))
     try:
         made.write(lambda c: c.execute(sa.text("CREATE TABLE things (name TEXT)")))
         yield made

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from lazy_engine import Client, errors
-from lazy_engine.ledger import sql_connection, sql_kept, sql_pipeline
-from lazy_engine.ledger.sql_connection import _MOST_KEPT, Transactor, open_engine, open_sqlite
+from lazy_engine.ledger import sql_connection, sql_kept, sql_pipeline, sqlite_file
+from lazy_engine.ledger.sql_connection import _MOST_KEPT, Transactor, open_engine
 from lazy_engine.ledger.sql_statement import Answer, Statement, open_value
 
 THINGS = sa.Table(
@@ -47,7 +47,9 @@ COUNT = Anywhere(sa.select(sa.func.count().label("count")).select_from(THINGS))
 @contextlib.contextmanager
 def opened(url: str, **options: Any) -> Iterator[Transactor]:
     is_file = url.startswith("sqlite")
-    engine = open_sqlite(sa.make_url(url)) if is_file else sa.create_engine(url, **options)
+    engine = (
+        sqlite_file.open_engine(sa.make_url(url)) if is_file else sa.create_engine(url, **options)
+    )
     made = Transactor(engine if is_file else open_engine(engine))
     try:
         with made.engine.begin() as connection:

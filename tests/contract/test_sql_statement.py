@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lazy_engine.ledger.sql_connection import Transactor, open_sqlite
+from lazy_engine.ledger import sqlite_file
+from lazy_engine.ledger.sql_connection import Transactor
 from lazy_engine.ledger.sql_statement import Answer, Statement, open_value, open_values
 
 AT = datetime.datetime(2026, 1, 2, 3, 4, 5)
@@ -32,7 +33,7 @@ ROW = {"name": "a", "size": 2**40, "weight": 0.1, "is_new": True, "made_at": AT,
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
     url = sa.make_url(request.getfixturevalue(f"{request.param}_url"))
-    made = open_sqlite(url) if request.param == "sqlite" else sa.create_engine(url)
+    made = sqlite_file.open_engine(url) if request.param == "sqlite" else sa.create_engine(url)
     with made.begin() as connection:
         THINGS.create(connection)
     yield made
