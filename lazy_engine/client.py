@@ -150,7 +150,8 @@ class Client(Delivery, Inspection):
         """Run a flow on as a conductor does: for a doorbell, and not for a person.
 
         As :meth:`resume`, but a flow that was suspended goes on resting, and one whose code
-        raises ``SystemExit``, or the like, does not end whoever runs it: that is an incident.
+        raises ``SystemExit``, or the like, does not end the thread that runs it (unless that is
+        the main thread): it is an incident.
 
         :returns: as :meth:`resume` does; ``"SUSPENDED"`` if it rests.
         :raises UnknownFlow, FlowIncident: as :meth:`resume` does.
@@ -159,9 +160,9 @@ class Client(Delivery, Inspection):
             return self._run(flow_uuid, None, ends_suspension=False)
         except errors.FlowSuspended:
             return str(states.SUSPENDED)
-        except (Exception, KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:
+            if not report.is_of_code(error):
+                raise
             raise report.write_escaped(self._ledger, flow_uuid, error) from error
 
     def _run(self, flow_uuid: str, flow: Any, *, ends_suspension: bool) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -59,11 +60,23 @@ def write(
     )
 
 
+def is_of_code(error: BaseException) -> bool:
+    """Whether a flow's code raised what neither TaskFlow nor an engine catches.
+
+    An interrupt, and what ends the main thread, are for the process: there
+    a handler of a signal calls ``sys.exit()``.
+    """
+    if isinstance(error, SystemExit):
+        return threading.current_thread() is not threading.main_thread()
+    return not isinstance(error, (Exception, KeyboardInterrupt, GeneratorExit))
+
+
 def write_escaped(ledger: Ledger, flow_uuid: str, error: BaseException) -> errors.FlowIncident:
     """Write on a flow that its code raised what neither TaskFlow nor an engine catches; return what to raise.
 
     For whoever runs the flows of others, in a thread that must live: ``SystemExit``, or
-    what libraries end waits with (``asyncio.CancelledError``, eventlet's ``Timeout``).
+    what libraries end waits with (``asyncio.CancelledError``, eventlet's ``Timeout``); see
+    :func:`is_of_code`.
 
     :raises StoreUnavailable: the incident could not be written.
     """

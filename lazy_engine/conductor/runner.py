@@ -65,11 +65,9 @@ class Runner:
         """Run a claimed job's flow; return what is to become of the job."""
         try:
             return self._run_latest(job)
-        except (Exception, KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:
             flow_uuid = _only_flow_of(job)
-            if flow_uuid is None:
+            if flow_uuid is None or not report.is_of_code(error):
                 raise
             return self._fate_of_escaped(job, flow_uuid, error)
 

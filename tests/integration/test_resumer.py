@@ -111,6 +111,22 @@ def test_code_that_ends_its_thread_ends_none_of_the_resumers(
     assert worlds[0].client.resume(worlds[0].flow_uuid) == states.SUCCESS
 
 
+def test_signal_handler_that_ends_the_main_thread_ends_it(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(_task: Echo, answer: Any) -> None:
+        raise SystemExit  # from a handler, which comes anywhere
+
+    world = park(store)
+    world.client.complete(world.token, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Echo, "execute", end)
+        with pytest.raises(SystemExit):
+            world.client.run_on(world.flow_uuid)
+    assert world.client.flow(world.flow_uuid).incident is None
+    assert world.client.run_on(world.flow_uuid) == states.SUCCESS
+
+
 def test_suspended_flow_rests_until_it_is_woken_by_hand(resumer: Resumer, store: Any) -> None:
     world = park(store)
     world.client.suspend(world.flow_uuid, "audit")
