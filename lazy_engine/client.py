@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import taskflow.engines
 from taskflow import exceptions as taskflow_exceptions
 from taskflow import states
 from taskflow.persistence import models
@@ -28,6 +27,7 @@ from lazy_engine.board import Board
 from lazy_engine.compiler import least_size
 from lazy_engine.delay import DELAYED
 from lazy_engine.delivery import Delivery
+from lazy_engine.engine import LazyEngine
 from lazy_engine.inspection import Inspection, micros
 from lazy_engine.ledger import record as r
 from lazy_engine.ledger.protocol import Outdated
@@ -219,14 +219,14 @@ class Client(Delivery, Inspection):
         except errors.FlowIncident as error:
             raise report.write(self._ledger, flow_uuid, error.kind, str(error), error) from error
 
-    def _load(self, detail: models.FlowDetail, flow: Any) -> Any:
-        options = {"engine": "lazy", "busy_wait_seconds": 0}
+    def _load(self, detail: models.FlowDetail, flow: Any) -> LazyEngine:
         if flow is None:
             flow = factory_module.make_stored(detail, self._ledger)
-        store = (detail.meta or {}).get("store")
-        return taskflow.engines.load(
-            flow, flow_detail=detail, backend=self.backend, store=store, **options
-        )
+        # As TaskFlow's loader does, without its search for the engine's name.
+        engine = LazyEngine(flow, detail, self.backend, {"busy_wait_seconds": 0})
+        if store := (detail.meta or {}).get("store"):
+            engine.storage.inject(store)
+        return engine
 
     def _end_state(self, flow_uuid: str, error: Exception) -> str:
         record = self._require(flow_uuid)

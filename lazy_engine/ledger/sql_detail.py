@@ -35,8 +35,9 @@ class DetailRows:
 
     def __init__(self, tables: Tables, *, is_strict: bool) -> None:
         self._tables = tables
-        self._is_strict = is_strict
         self._statements = Statements()
+        # As ``oslo_serialization.jsonutils.dumps``, which makes one for each value.
+        self._json = json.JSONEncoder(default=jsonutils.to_primitive, allow_nan=not is_strict)
 
     def dumps(self, value: Any) -> str | None:
         """Encode a value as TaskFlow does (``JSONType``); ``None`` is SQL's null.
@@ -45,7 +46,7 @@ class DetailRows:
         """
         if value is None:
             return None
-        return jsonutils.dumps(value, allow_nan=not self._is_strict)
+        return self._json.encode(value)
 
     @staticmethod
     def loads(text: str | None) -> Any:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -32,13 +33,15 @@ Values = Mapping[str, Any]
 #: What the names of bound values begin with: columns have theirs from SQLAlchemy.
 _LEAD: Final = "the_"
 
-_LISTENED_TO: Final = (
+_STATEMENTS: Final = (
     "before_execute",
     "after_execute",
     "before_cursor_execute",
     "after_cursor_execute",
 )
-_TRANSACTIONS_LISTENED_TO: Final = ("begin", "commit", "rollback")
+#: Who listens to statements, and to transactions as well.
+_LISTENERS: Final = operator.attrgetter(*_STATEMENTS)
+_ALL_LISTENERS: Final = operator.attrgetter(*_STATEMENTS, "begin", "commit", "rollback")
 _UNOBSERVED: Final = "lazy_engine.unobserved"
 _SQL_LOG: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
@@ -255,7 +258,7 @@ class _Plan:
 
 def is_observed(engine: sa.Engine) -> bool:
     """Whether somebody wants to be told of each statement or transaction."""
-    return _is_observed(engine, (*_LISTENED_TO, *_TRANSACTIONS_LISTENED_TO))
+    return _is_observed(engine, _ALL_LISTENERS)
 
 
 def pass_over(connection: sa.Connection) -> None:
@@ -267,10 +270,11 @@ def pass_over(connection: sa.Connection) -> None:
     connection.info[_UNOBSERVED] = True
 
 
-def _is_observed(engine: sa.Engine, listened_to: Sequence[str] = _LISTENED_TO) -> bool:
-    heard: Any = engine.dispatch  # empty while nobody listens
+def _is_observed(
+    engine: sa.Engine, listeners: Callable[[Any], Iterable[object]] = _LISTENERS
+) -> bool:
     return (
-        any(getattr(heard, name) for name in listened_to)
+        any(listeners(engine.dispatch))  # each of them false while nobody listens
         or bool(engine.dialect.dispatch.handle_error)
         or _SQL_LOG.isEnabledFor(logging.INFO)
         or bool(engine.echo)
