@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import time
 from collections.abc import Generator, Iterator
@@ -19,7 +18,7 @@ from taskflow import states
 from lazy_engine import errors, garbage, host, incident, report, rules
 from lazy_engine.compiler import least_size
 from lazy_engine.delay import DELAYED
-from lazy_engine.engine import fit, machine, taking, transition
+from lazy_engine.engine import ending, fit, machine, taking, transition
 from lazy_engine.engine.option import Options
 from lazy_engine.engine.outbox import Outbox
 from lazy_engine.engine.ownership import Ownership
@@ -217,7 +216,7 @@ class LazyEngine(host.HostEngine):
             linger_seconds=self._settings.linger_seconds,
             gathers_statistics=self.gathers_statistics,
         )
-        with _started(task_executor), _started(retry_executor):
+        with host.started(task_executor), host.started(retry_executor):
             try:
                 self.change_state(states.RUNNING)
                 yield from self._iterate(driven, owned)
@@ -259,36 +258,17 @@ class LazyEngine(host.HostEngine):
             self._conclude(state)
             host.Failure.reraise_if_any(driven.memory.failures)
         if state == states.REVERTED and owned.is_cancelled:
-            self._raise_cancelled(self.storage.ledger.flow(self.storage.flow_uuid))
+            flow_uuid = self.storage.flow_uuid
+            ending.raise_cancelled(self.storage.ledger.flow(flow_uuid), flow_uuid)
         if state not in self.NO_RERAISING_STATES:
-            self._raise_failures()
-
-    def _raise_cancelled(self, record: r.FlowRecord | None) -> None:
-        reason = record.wish_reason if record is not None else None
-        raise errors.FlowCancelled(
-            f"flow {self.storage.flow_uuid} was cancelled and has been reverted"
-            + (f": {reason}" if reason else ""),
-            flow_uuid=self.storage.flow_uuid,
-        )
+            ending.raise_failures(self.storage)
 
     def _conclude(self, state: str) -> None:
         """Note, in memory and to listeners, the end that has been committed."""
-        is_shared = self.storage.ledger.guarantees.is_shared
-        if state == DELAYED and is_shared and "factory" not in (self.storage.flow_meta or {}):
-            LOG.warning(
-                "flow %s waits and has no factory: nobody can wake it, resume it with"
-                " Client.resume(uuid, flow=...)",
-                self.storage.flow_uuid,
-            )
+        if state == DELAYED:
+            ending.warn_of_unwakeable(self.storage)
         self.change_state(state)
         self.storage.settle()
-
-    def _raise_failures(self) -> None:
-        found = itertools.chain(
-            self.storage.get_execute_failures().values(),
-            self.storage.get_revert_failures().values(),
-        )
-        host.Failure.reraise_if_any(found)
 
     def _report(self, record: r.FlowRecord) -> Generator[str, Any, None]:
         """Report the end of a flow that had ended before; write nothing."""
@@ -298,9 +278,9 @@ class LazyEngine(host.HostEngine):
         LOG.info("flow %s has ended already: %s", record.flow_uuid, record.state)
         yield record.state
         if record.state == states.REVERTED and rules.is_cancelled(record):
-            self._raise_cancelled(record)
+            ending.raise_cancelled(record, record.flow_uuid)
         if record.state not in self.NO_RERAISING_STATES:
-            self._raise_failures()
+            ending.raise_failures(self.storage)
 
     # -- resetting and suspending -----------------------------------------
 
@@ -407,16 +387,3 @@ class LazyEngine(host.HostEngine):
             for record in taken.arrivals
             if record.opened_at is None
         }
-
-
-class _started:
-    """Starts an executor, and stops it in the end."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def __enter__(self) -> None:
-        self._executor.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.stop()

@@ -302,6 +302,7 @@ class Machine:
         except (errors.LazyEngineError, futures.CancelledError):
             raise
         except Exception:
+            # A retry controller's code, perhaps: it fails the flow, and not what runs it.
             LOG.exception("completing atom '%s' failed", atom)
             failure = host.Failure()
             self.memory.failures.append(failure)

@@ -10,7 +10,7 @@ of its job boards in :mod:`lazy_engine.board`), each with a contract test
 from lazy_engine.host.action import HostCompleter, HostTaskAction
 from lazy_engine.host.detail import mend_history, note_known, unstored_in
 from lazy_engine.host.engine import HostEngine
-from lazy_engine.host.executor import ContextExecutor, HostTaskExecutor, InlineExecutor
+from lazy_engine.host.executor import ContextExecutor, HostTaskExecutor, InlineExecutor, started
 from lazy_engine.host.name import (
     ATOMS,
     EXECUTED,
@@ -45,6 +45,7 @@ __all__ = [
     "item_of_result",
     "mend_history",
     "note_known",
+    "started",
     "unstored_in",
     "version_of",
     "zookeeper_client",

@@ -115,3 +115,16 @@ class HostTaskExecutor(executor.ParallelThreadTaskExecutor):  # type: ignore[mis
         # Python's own pool: futurist's takes up to a second to shut down, and an
         # engine shuts its executor down each time it parks.
         return ContextExecutor(futures.ThreadPoolExecutor(max_workers=max_workers))
+
+
+class started:
+    """Starts an executor, and stops it in the end."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def __enter__(self) -> None:
+        self._executor.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.stop()

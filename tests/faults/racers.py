@@ -144,7 +144,7 @@ class Racer:
             for call in read(self.directory, "calls", read_to):
                 if "token" in call:
                     self._answer(call)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)  # another process writes the calls, and tells nobody
 
     def _answer(self, call: Mapping[str, Any]) -> None:
         # Both deliverers throw the same dice, and so know what the other one does.
@@ -187,7 +187,7 @@ class Racer:
                     dawdle(self.dice, 0.02)
                 if self.client.resume(flow_uuid) in ("SUCCESS", "REVERTED", "FAILURE"):
                     del known[flow_uuid]
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)  # the race is between those who pause, each by its dice
 
 
 @contextlib.contextmanager

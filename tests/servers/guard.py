@@ -73,7 +73,7 @@ def end(entries):
     while time.monotonic() < deadline:
         if not any(start_mark(entry["pid"]) == entry["started"] for entry in running):
             break
-        time.sleep(0.05)
+        time.sleep(0.05)  # they are no children of this process, which could be waited for
     send(signal.SIGKILL)
     for entry in entries:
         shutil.rmtree(entry["directory"], ignore_errors=True)
