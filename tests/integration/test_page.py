@@ -151,6 +151,8 @@ def test_new_incident_is_said_aloud(browser: Browser, world: World) -> None:
     flow_uuid = world.park(page_flows.approval)
     browser.come_in(KEY, "#/flows")
     browser.shows(flow_uuid)
+    # Until it has counted incidents, which its title tells, none is new to it.
+    wait_until(lambda: "–" in browser.driver.title)
     world.ledger.note_incident(flow_uuid, incident.NO_FACTORY, "odd")
     browser.shows("A new incident", selector="[role=status]")
     world.client.cancel(flow_uuid, "off")
